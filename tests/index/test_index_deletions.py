@@ -50,7 +50,7 @@ async def test_a_deletion_is_read_in_the_same_round_trip(valkey: Server) -> None
         await index.record_deletion(TWO, DEST)
         link.runs.clear()
         found = await index.look_up([ONE, TWO], DEST, deletions=True)
-        assert [len(run) for run in link.runs] == [9]
+        assert [len(run) for run in link.runs] == [10]
         assert [found.of(each).deleted for each in (ONE, TWO)] == [False, True]
 
 

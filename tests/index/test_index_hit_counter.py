@@ -30,7 +30,7 @@ async def test_counts_are_sent_with_the_next_record(valkey: Server, link: Counti
     await index.record([Sighting(layer(3), DEST)])
     await index.record([Sighting(layer(3), DEST)])
     loads = [run for run in link.runs if any(getattr(command, "carries_source", False) for command in run)]
-    assert [len(run) for run in link.runs if run not in loads] == [10, 3, 2]
+    assert [len(run) for run in link.runs if run not in loads] == [11, 3, 2]
     assert stats(valkey) == {b"asked": b"3", b"known": b"2"}
 
 

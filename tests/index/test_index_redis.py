@@ -44,7 +44,7 @@ async def test_reading_forty_layers_is_one_round_trip(index: RedisMountIndex, li
     """One look-up is one run, of three commands a layer and one for the registry; the first reads three more."""
     await index.look_up(FORTY, DEST)
     await index.look_up(FORTY, DEST)
-    assert [len(run) for run in link.runs] == [124, 121]
+    assert [len(run) for run in link.runs] == [125, 122]
 
 
 async def test_recording_forty_layers_is_one_round_trip(index: RedisMountIndex, link: CountingLink) -> None:
@@ -279,6 +279,30 @@ async def test_hostile_traits_are_unknown(index: RedisMountIndex, raw: "redis.Re
     raw.hset(KEYS.traits("r.example"), mapping={"mounts": "maybe", "finds": "", "after_manifest": "1", "x": "1"})
     with_ttl(raw, KEYS.traits("r.example"))
     assert (await index.look_up([], DEST)).traits == RegistryTraits(after_manifest=True)
+
+
+@pytest.mark.parametrize("seconds", [None, 7 * 3600, 10**9])
+async def test_traits_that_would_live_longer_than_ours_are_not_believed(
+    index: RedisMountIndex, raw: "redis.Redis", seconds: int | None
+) -> None:
+    """Who says that a registry does not mount must say it every few hours: other traits are not believed."""
+    key = KEYS.traits("r.example")
+    raw.hset(key, mapping={"mounts": "0", "after_manifest": "1"})
+    if seconds is not None:
+        raw.expire(key, seconds)
+    assert (await index.look_up([ONE], DEST)).traits == RegistryTraits()
+    await index.record_traits("r.example", RegistryTraits(finds=True))
+    assert (await index.look_up([ONE], DEST)).traits == RegistryTraits(finds=True)
+    assert 0 < raw.ttl(key) <= 6 * 3600
+
+
+async def test_flags_of_a_stranger_are_not_read_for_ever(index: RedisMountIndex, raw: "redis.Redis") -> None:
+    """A hash of flags with more fields than ours can have makes way when its layer is recorded or forgotten."""
+    for record_or_forget in (lambda: index.record([Sighting(ONE, A)]), lambda: index.forget(ONE, A)):
+        await index.record([Sighting(ONE, A, size=5)])
+        raw.hset(FLAGS, mapping={f"@r{i}.example": 2**33 for i in range(2000)})
+        await record_or_forget()
+        assert raw.hlen(FLAGS) == 0
 
 
 async def test_many_registries_of_a_layer_are_bounded(index: RedisMountIndex, raw: "redis.Redis") -> None:

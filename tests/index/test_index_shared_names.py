@@ -11,7 +11,7 @@ from crossmount.fleet.lease import LeaseValue
 from crossmount.fleet.lease_store import LeaseStore
 from crossmount.index import Keys, RedisMountIndex, RegistryTraits, Sighting
 from crossmount.index.aliases import NAMES_MAX, SHARED_MAX, SHARED_SECONDS, SameRegistries
-from crossmount.index.redis_index import TRAITS_SECONDS
+from crossmount.index.decode import TRAITS_SECONDS
 from crossmount.index.registries import forget_traits, recorded_traits, share_pair, shared_pairs, unshare_pair
 from crossmount.oci import Repository
 from support.index_kit import Clock, CountingLink, layer, repo

@@ -240,7 +240,7 @@ async def test_accounting_adds_no_round_trip(
         index.link = link = CountingLink(index.link)  # type: ignore[union-attr]
         await push(image.path, f"{scripted_registry.address}/team/three:1", index=index, options=OPTIONS)
         look_up, record = link.runs
-        assert ("HGETALL", Keys().traits(scripted_registry.address)) in look_up
+        assert ("TTL", Keys().traits(scripted_registry.address)) in look_up
         (account,) = (command for command in record if "savings" in str(command))
         assert f"{scripted_registry.address}/team" in account
 

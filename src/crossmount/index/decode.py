@@ -12,6 +12,9 @@ from crossmount.oci import Repository
 from crossmount.oci.reference import DOCKER_HUB, is_repository_name, normalise_registry
 
 TRAITS = ("mounts", "finds", "after_manifest", "truthful")
+TRAITS_SECONDS = 6 * 3600
+"""How long traits of a registry live after they were recorded."""
+
 REGISTRIES_MAX = 128
 """The most registries of one layer that are read."""
 
@@ -166,10 +169,12 @@ def is_set(since: Any) -> bool:
     return type(since) is bytes and (number(since) or 0) > 0
 
 
-def traits_of(reply: Any) -> RegistryTraits:
-    """Parse the traits of a registry."""
-    fields = as_map(reply)
-    return RegistryTraits(**{name: _TRUTH.get(fields.get(name.encode(), b"")) for name in TRAITS})
+def traits_of(values: Any, seconds_left: Any) -> RegistryTraits:
+    """Parse the traits of a registry, in the order of `TRAITS`; those that would live for longer are not ours."""
+    if not isinstance(values, list) or type(seconds_left) is not int or not 0 <= seconds_left <= TRAITS_SECONDS:
+        return RegistryTraits()
+    known = (_TRUTH.get(value) if type(value) is bytes else None for value in values)
+    return RegistryTraits(**dict(zip(TRAITS, known, strict=False)))
 
 
 def traits_fields(traits: RegistryTraits) -> Iterable[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from crossmount._dataclass import dataclass
 from crossmount.index.aliases import RegistryNames
-from crossmount.index.decode import Decoder, denied_repositories, traits_of, truth
+from crossmount.index.decode import TRAITS, Decoder, denied_repositories, traits_of, truth
 from crossmount.index.exclusions import DENIALS_MAX, is_account
 from crossmount.index.keys import Keys
 from crossmount.index.protocol import Knowledge, LayerKnowledge, RegistryTraits
@@ -45,11 +45,13 @@ class LookUp:
             keys: the namespace.
             bound: the most sources of a layer that are read for each name.
         """
-        commands: list[Command] = [("HGETALL", keys.traits(name)) for name in self.names]
+        commands: list[Command] = []
+        for name in self.names:
+            commands += [("HMGET", keys.traits(name), *TRAITS), ("TTL", keys.traits(name))]
         for layer in self.layers:
             # SRANDMEMBER returns all members of a set within the bound, and of a larger one as many as the bound
             for name in self.names:
-                commands.append(("SRANDMEMBER", keys.sources(layer, name), bound))  # noqa: PERF401 one name mostly
+                commands.append(("SRANDMEMBER", keys.sources(layer, name), bound))
             commands += [("HGETALL", keys.flags(layer)), ("HGET", keys.must_mount(layer), "since")]
             if self._reads_home:
                 commands.append(("SRANDMEMBER", keys.sources(layer, self.home or ""), bound))
@@ -65,6 +67,11 @@ class LookUp:
         return self.home is not None and self.home not in self.names
 
     @property
+    def _first(self) -> int:
+        """How many replies are about registries, before those about layers."""
+        return 2 * len(self.names)
+
+    @property
     def _step(self) -> int:
         """How many replies there are for each layer."""
         return len(self.names) + 2 + self._reads_home
@@ -73,7 +80,8 @@ class LookUp:
         """Return whether layers may be on the home registry, which was not known for this look-up."""
         if home is None or home == self.home or home in self.names:
             return False
-        flags = range(2 * len(self.names), len(self.names) + self._step * len(self.layers), self._step)
+        first, step = self._first, self._step
+        flags = range(first + len(self.names), first + step * len(self.layers), step)
         return any(not replies[at] for at in flags)
 
     def knowledge(self, replies: Sequence[Any], now: float, names: RegistryNames) -> Knowledge:
@@ -85,9 +93,10 @@ class LookUp:
             names: the names of all registries.
         """
         decoder, count, step = Decoder(self.dest, now, names), len(self.names), self._step
-        end = count + step * len(self.layers)
+        first = self._first
+        end = first + step * len(self.layers)
         known: dict[Digest, LayerKnowledge] = {}
-        for layer, at in zip(self.layers, range(count, end, step), strict=True):
+        for layer, at in zip(self.layers, range(first, end, step), strict=True):
             members = replies[at] if count == 1 else list(_members(replies[at : at + count]))
             flags, since = replies[at + count], replies[at + count + 1]
             at_home = replies[at + count + 2] if self._reads_home else None
@@ -98,7 +107,8 @@ class LookUp:
         for layer, deleted in zip(self.layers, replies[end:] if self.deletions else (), strict=False):
             if truth(deleted):
                 known[layer] = replace(known[layer], deleted=True)
-        traits = map(traits_of, reversed(replies[:count]))  # what is recorded under the canonical name comes last
+        traits = [traits_of(*replies[at : at + 2]) for at in range(0, first, 2)]
+        traits.reverse()  # what is recorded under the canonical name comes last
         return Knowledge(known, functools.reduce(RegistryTraits.updated, traits), denied)
 
 

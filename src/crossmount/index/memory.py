@@ -16,6 +16,7 @@ from crossmount.index.aliases import (
     SameRegistries,
     registry_names_of,
 )
+from crossmount.index.decode import TRAITS_SECONDS
 from crossmount.index.exclusions import LocalExclusions, look_up_excluding
 from crossmount.index.protocol import (
     BackingServer,
@@ -29,7 +30,7 @@ from crossmount.index.protocol import (
     backing_server,
     local_entries_of,
 )
-from crossmount.index.redis_index import SOURCES_MAX, TRAITS_SECONDS, TTL_SECONDS
+from crossmount.index.redis_index import SOURCES_MAX, TTL_SECONDS
 from crossmount.index.registries import drop_local_traits
 from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry

@@ -14,6 +14,7 @@ from crossmount.index.adapt import SingleLayerMethods
 from crossmount.index.aliases import NONE_THE_SAME, RegistryNames, SameRegistries
 from crossmount.index.decode import (
     REGISTRIES_MAX,
+    TRAITS_SECONDS,
     is_set,
     possible_registries,
     registry_field,
@@ -43,7 +44,6 @@ from crossmount.redis.scripts import Script, load_script
 
 TTL_SECONDS = 14 * 24 * 3600
 SOURCES_MAX = 128
-TRAITS_SECONDS = 6 * 3600
 
 _NEEDED = frozenset({"HGETALL", "SRANDMEMBER"})
 """Commands that no look-up works without; where another is not allowed, a look-up knows less."""

@@ -6,10 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 from crossmount._dataclass import dataclass
 from crossmount.errors import IndexFailedError, InvalidInputError
 from crossmount.index.aliases import SHARED_MAX, SameRegistries, parse_pair, registry_names_of
-from crossmount.index.decode import as_map
+from crossmount.index.decode import TRAITS_SECONDS, as_map
 from crossmount.index.keys import SCANNED_SECONDS
 from crossmount.index.protocol import BackingServer, MountIndex, RegistryTraits, backing_server
-from crossmount.index.redis_index import TRAITS_SECONDS
 from crossmount.oci import Repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.replies import Command

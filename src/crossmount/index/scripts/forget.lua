@@ -12,6 +12,9 @@ for _, member in ipairs(redis.call('SRANDMEMBER', sources, 4)) do
 end
 redis.call('DEL', sources)
 redis.call('HDEL', flags, ARGV[1])
+if redis.call('HLEN', flags) > 1000 then  -- a stranger's, as in record.lua
+  redis.call('DEL', flags)
+end
 local all = redis.call('HGETALL', flags)
 for i = 1, #all, 2 do
   local field, value = all[i], all[i + 1]

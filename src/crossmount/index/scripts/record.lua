@@ -24,7 +24,12 @@ local function end_of(name)
   return known and #known <= 11 and string.find(known, '^%d+$') and tonumber(known) or 0
 end
 
-local has_flags, needs_flags = redis.call('EXISTS', flags) == 1, field ~= home
+local fields, needs_flags = redis.pcall('HLEN', flags), field ~= home
+if type(fields) == 'number' and fields > 1000 then  -- a stranger's: to read them all takes long, in each look-up
+  redis.call('DEL', flags)
+  fields = 0
+end
+local has_flags = fields ~= 0
 if has_flags and not needs_flags then
   local all = redis.call('HGETALL', flags)
   for i = 1, #all, 2 do
