@@ -113,6 +113,31 @@ async def test_a_layer_s_page_says_where_it_is_and_not_since_when() -> None:
     assert "registry.example.com team/app just now" in words
     assert "does not store since when" in words
     assert "Mounted 2 times" in words
+    assert "Must-mount no may be uploaded" in words
+
+
+async def test_why_a_layer_was_uploaded_begins_with_the_most_frequent_reason() -> None:
+    """The reasons on a layer's page are in order of how often they counted."""
+    index = AccountingIndex()
+    index.count(
+        layers=[layer("base", "gone"), *[layer("base", "unreadable")] * 3, *[layer("base", "unknown")] * 2]
+    )
+    async with site_over(index, clock=Clock()) as site:
+        words = text_of(await site.answer("layer", f"digest={LAYER}".encode()))
+    assert re.findall(r"Uploaded (\d) times?:", words) == ["3", "2", "1"]
+
+
+async def test_a_long_list_of_registries_is_folded() -> None:
+    """The registries that saved most are shown, the others open with a click."""
+    index = AccountingIndex()
+    for number in range(13):
+        index.count(registry=f"r{number}.example.com", bytes_mounted=1000 * (number + 1), blobs_mounted=1)
+    async with site_over(index, clock=Clock()) as site:
+        html = (await site.answer("", b"")).body.decode()
+    shown, _, folded = html.partition('id="registries"')[2].partition("<summary>3 more</summary>")
+    assert "r12.example.com" in shown
+    assert "r0.example.com" in folded
+    assert "r0.example.com" not in shown
 
 
 async def test_a_layer_that_nobody_knows_is_said_to_be_unknown() -> None:
