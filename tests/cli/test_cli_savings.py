@@ -55,7 +55,7 @@ def test_a_table_by_day(valkey: Server, here: Here) -> None:
     """Off a terminal the table is plain: the sums, then a row a day, without bars."""
     write(valkey.url, some())
     lines = here("savings", "--index", valkey.url).out.splitlines()
-    assert lines[0] == "80.0 MB saved, 80 % of what would have been uploaded, about 8.0 s"
+    assert lines[0] == "80.0 MB saved, 80 % of what would have been uploaded, about 8.0 s of uploads"
     assert "mounted          2 blobs   60.0 MB" in lines
     assert "2 pushes, 1 failed, 1 without the index, 1.00 kB fetched from other registries" in lines
     today = datetime.now(UTC).date()
@@ -156,6 +156,15 @@ def test_bars_fit_every_width() -> None:
     assert lines[9].endswith("█")
     assert lines[10].startswith("other/other ")
     assert lines[10].endswith("▏")
+
+
+def test_long_names_are_cut_where_they_differ_least() -> None:
+    """Two repositories on a registry with a long name are told apart at 80 columns."""
+    registry = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+    rows = {(registry, name): Tally(bytes_mounted=1000) for name in ("payments", "search")}
+    lines = render_savings(Savings((DayAccounts(TODAY, rows),)), "repository", columns=80)
+    assert {line.split()[0].rpartition("/")[2] for line in lines[9:]} == {"payments", "search"}
+    assert all(line.startswith("1234567890") and "…" in line for line in lines[9:])
 
 
 def test_more_rows_than_are_shown() -> None:

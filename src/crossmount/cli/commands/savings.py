@@ -137,7 +137,7 @@ def _share(total: Tally) -> str:
 
 
 def _time(found: Savings) -> str:
-    return "" if not found.seconds_saved else f", about {text.duration(found.seconds_saved)}"
+    return "" if not found.seconds_saved else f", about {text.duration(found.seconds_saved)} of uploads"
 
 
 def _percent(tally: Tally) -> str:
@@ -173,12 +173,20 @@ def _table(title: str, rows: Mapping[str, Tally], columns: int | None) -> Iterab
     yield f"{title:<{width}}  {'saved':>8}  {'share':>5}  {'uploaded':>8}  {'pushes':>6}"
     most = max((tally.bytes_saved for tally in rows.values()), default=0)
     for name, tally in rows.items():
-        short = name if len(name) <= width else f"{name[: width - 1]}…"
+        short = _shortened(name, width)
         saved, uploaded = text.size(tally.bytes_saved), text.size(tally.bytes_uploaded)
         cells = f"{short:<{width}}  {saved:>8}  {_percent(tally):>5}  {uploaded:>8}  {tally.pushes:>6}"
         left = room - len(cells) - 2
         bar = "" if columns is None or not most else _bar(tally.bytes_saved / most, left)
         yield f"{cells}  {bar}".rstrip()
+
+
+def _shortened(name: str, width: int) -> str:
+    """Return a name cut in its middle: names on one registry, or in one domain, differ at an end."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
 def _bar(share: float, width: int) -> str:
