@@ -13,6 +13,7 @@ BASE = {
     "errors",
     "events",
     "oci",
+    "_arguments",
     "_dataclass",
     "_parsing",
     "_secrets",
@@ -23,6 +24,7 @@ BASE = {
 }
 PACKAGES: dict[str, set[str]] = {
     "errors": set(),
+    "_arguments": {"errors"},
     "_dataclass": set(),
     "_parsing": set(),
     "_secrets": set(),
@@ -30,8 +32,8 @@ PACKAGES: dict[str, set[str]] = {
     "_expiring": set(),
     "_formatting": {"_parsing"},
     "_signals": {"_dataclass"},
-    "oci": {"errors", "_dataclass", "_secrets"},
-    "events": {"errors", "oci", "_dataclass"},
+    "oci": {"_arguments", "errors", "_dataclass", "_secrets"},
+    "events": {"_arguments", "errors", "oci", "_dataclass"},
     "redis": BASE | {"_blocking"},
     "embedded": BASE | {"redis", "_blocking"},
     "savings": BASE,

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from crossmount._arguments import check_kind
 from crossmount._blocking import BlockingClosing
 from crossmount.errors import CrossmountError
 
@@ -127,6 +128,16 @@ class OnPortal(BlockingClosing, Generic[A]):
         made = self._made.pop(os.getpid(), None)
         if made is not None:
             PORTAL.call(made.aclose)
+
+
+def asynchronous_part(name: str, part: OnPortal[A] | None, kind: type[OnPortal[A]]) -> A | None:
+    """Return the asynchronous counterpart of the argument `name`.
+
+    Raises:
+        InvalidInputError: it is of another kind.
+    """
+    check_kind(name, part, kind | None, f"a crossmount.{kind.__name__}, which blocks, or None")
+    return None if part is None else part.asynchronous
 
 
 def blocking_function(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

@@ -6,12 +6,12 @@ What talks to registries runs on one background event loop (`_portal`); `observe
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING
 
 from crossmount import asyncio as aio
 from crossmount import events
 from crossmount._blocking import documented_as, run_now
-from crossmount._portal import Closable, OnPortal, blocking_function, iterator, method
+from crossmount._portal import OnPortal, asynchronous_part, blocking_function, iterator, method
 from crossmount._shared import *
 from crossmount.discovery.scan import REQUESTS
 from crossmount.index.accounts import accounts_of
@@ -31,13 +31,6 @@ from crossmount.registry import AnyCredentials
 
 if not TYPE_CHECKING:  # type checkers export what is defined here, and what is imported by `*` or as itself
     __all__ = aio.__all__
-
-A = TypeVar("A", bound=Closable)
-
-
-def _asynchronous(blocking: OnPortal[A] | None) -> A | None:
-    """Return the asynchronous counterpart of an argument."""
-    return None if blocking is None else blocking.asynchronous
 
 
 async def _pieces(
@@ -150,7 +143,7 @@ def copy(
         *dests,
         all_tags=all_tags,
         index=None if index is None else threaded(index),
-        registries=_asynchronous(registries),
+        registries=asynchronous_part("registries", registries, Registries),
         options=options,
         prefer=prefer,
         cache=cache,
@@ -159,7 +152,7 @@ def copy(
         platforms=platforms,
         limits=limits,
         patience=patience,
-        fleet=_asynchronous(fleet),
+        fleet=asynchronous_part("fleet", fleet, Fleet),
         observer=observer,
     )
 
@@ -190,14 +183,14 @@ def push(
         tags=tags,
         platforms=platforms,
         index=None if index is None else threaded(index),
-        client=_asynchronous(client),
-        registries=_asynchronous(registries),
+        client=asynchronous_part("client", client, RegistryClient),
+        registries=asynchronous_part("registries", registries, Registries),
         options=options,
         origins=origins,
         spool_limit=spool_limit,
         limits=limits,
         patience=patience,
-        fleet=_asynchronous(fleet),
+        fleet=asynchronous_part("fleet", fleet, Fleet),
         ignore_must_mount=ignore_must_mount,
         observer=observer,
     )
@@ -223,7 +216,7 @@ def scan(
         index=threaded(index),
         repositories=repositories,
         patterns=patterns,
-        client=_asynchronous(client),
+        client=asynchronous_part("client", client, RegistryClient),
         options=options,
         requests=requests,
         since_last=since_last,
@@ -242,9 +235,8 @@ def locality(
     options: ClientOptions = ClientOptions(),  # noqa: B008 a frozen value
 ) -> dict[str, int]:
     """Return how many bytes of an image each registry has, as far as the index knows."""
-    return blocking_function(aio.locality)(
-        image, registries, index=threaded(index), client=_asynchronous(client), options=options
-    )
+    own = asynchronous_part("client", client, RegistryClient)
+    return blocking_function(aio.locality)(image, registries, index=threaded(index), client=own, options=options)
 
 
 @documented_as(aio.read_savings)

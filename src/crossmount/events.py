@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
+from crossmount._arguments import check_observer
 from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.oci import Digest, Reference, Repository
@@ -251,7 +252,12 @@ class NeverRaising:
 
 
 def never_raising(observer: Observer) -> Observer:
-    """Return an observer that never raises."""
+    """Return an observer that never raises.
+
+    Raises:
+        InvalidInputError: it cannot be called.
+    """
+    check_observer(observer)
     return observer if observer is ignore or isinstance(observer, NeverRaising) else NeverRaising(observer)
 
 

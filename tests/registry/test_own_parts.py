@@ -11,6 +11,7 @@ import tenacity
 
 import crossmount
 from crossmount import ClientOptions, Digest, InvalidInputError
+from crossmount._arguments import kind_of
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
@@ -87,7 +88,7 @@ def test_a_proxy_is_for_everything_but_this_machine() -> None:
 )
 def test_the_error_for_a_wrong_kind_says_what_to_give(name: str, given: Any) -> None:
     """A part of a wrong kind is refused by its name and its kind."""
-    with pytest.raises(InvalidInputError, match=f"^{name}: a {type(given).__name__}: give"):
+    with pytest.raises(InvalidInputError, match=f"^{name}: {kind_of(given)}: give"):
         replace(ClientOptions(), **{name: given})
 
 
@@ -171,5 +172,5 @@ def test_files_are_paths_or_text() -> None:
 
 def test_a_cache_is_no_path() -> None:
     """A folder in the place of a cache is refused with what to give."""
-    with pytest.raises(InvalidInputError, match=r"^cache: a str: give a BlobCache"):
+    with pytest.raises(InvalidInputError, match=r"^cache: a str: give a crossmount\.BlobCache"):
         crossmount.copy("r.example/a:1", "s.example/a:1", cache="/x")  # type: ignore[arg-type]  # the point

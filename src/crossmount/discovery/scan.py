@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import field, replace
 
 from crossmount import events
+from crossmount._arguments import check_kind
 from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
 from crossmount.discovery.manifest_summary import ManifestSummary, manifest_cache_of
@@ -84,6 +85,7 @@ async def scan(
         RegistryError: the registry does not answer, does not list its repositories, or keeps failing.
         IndexFailedError: the index did not answer, or refused.
     """
+    check_kind("options", options, ClientOptions, "a crossmount.ClientOptions")
     started = clock()
     where = Repository.on(registry)
     given = tuple(dict.fromkeys(patterns))

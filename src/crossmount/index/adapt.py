@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable
 
+from crossmount._arguments import kind_of
 from crossmount.errors import InvalidInputError
 from crossmount.index.protocol import (
     BackingServer,
@@ -27,6 +28,8 @@ def adapt(layers: MountableLayers) -> MountIndex:
         raise InvalidInputError(
             f"not an index: {type(layers).__name__}: give what open_index(url) returns, or None"
         )
+    if isinstance(getattr(layers, "asynchronous", None), MountableLayers):
+        raise InvalidInputError(f"index: {kind_of(layers)}: give what crossmount.asyncio.open_index(url) returns")
     return layers if isinstance(layers, MountIndex) else FourMethodIndex(layers)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from typing import Any, Protocol, Self
 
+from crossmount._arguments import kind_of
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidDigestError, InvalidManifestError
 
@@ -43,7 +44,7 @@ class Digest(str):
     def __new__(cls, text: str) -> Self:
         """Check `text` against the grammar of its algorithm."""
         if not isinstance(text, str):
-            raise InvalidDigestError(f"not a digest: a {type(text).__name__}: give text, sha256:<64 hex>")
+            raise InvalidDigestError(f"not a digest: {kind_of(text)}: give text, sha256:<64 hex>")
         grammar = _GRAMMAR.get(text[:6])
         if grammar is None or not grammar.fullmatch(text):
             raise InvalidDigestError(

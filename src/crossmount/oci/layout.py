@@ -11,6 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
+from crossmount._arguments import kind_of
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidManifestError
 from crossmount.oci.archive import ArchiveFiles
@@ -161,7 +162,7 @@ def load_image(
 def _parse_source(source: str | Path) -> tuple[Literal["oci", "oci-archive", ""], Path, str | None]:
     """Return the scheme, the path and the tag."""
     if not isinstance(source, str | os.PathLike):
-        raise InvalidInputError(f"not an image: a {type(source).__name__}: give a path, oci:DIR[:TAG] or an Image")
+        raise InvalidInputError(f"not an image: {kind_of(source)}: give a path, oci:DIR[:TAG] or an Image")
     text = source if isinstance(source, str) else ""
     for scheme in _SCHEMES:
         if text.startswith(f"{scheme}:"):

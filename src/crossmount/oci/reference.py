@@ -9,6 +9,7 @@ import re
 from dataclasses import field, replace
 from typing import Protocol, Self
 
+from crossmount._arguments import kind_of
 from crossmount._dataclass import dataclass
 from crossmount._secrets import without_userinfo
 from crossmount.errors import InvalidReferenceError
@@ -46,7 +47,7 @@ class Repository:
     def __post_init__(self) -> None:
         """Normalise the registry, and a name on Docker Hub, and check both grammars."""
         if not isinstance(self.name, str):
-            raise InvalidReferenceError(f"not a repository name: a {type(self.name).__name__}: give text")
+            raise InvalidReferenceError(f"not a repository name: {kind_of(self.name)}: give text")
         registry, address = _normalise(self.address or self.registry)
         if self.address and registry != self.registry:
             raise InvalidReferenceError(f"address {self.address!r} is not of registry {self.registry!r}")
@@ -99,7 +100,7 @@ class Repository:
         found = getattr(registry, "repository", None)
         if isinstance(found, Repository):
             return found
-        raise InvalidReferenceError(f"not a registry: a {type(registry).__name__}: give host or host:port as text")
+        raise InvalidReferenceError(f"not a registry: {kind_of(registry)}: give host or host:port as text")
 
     @property
     def repository(self) -> "Repository":
@@ -130,7 +131,7 @@ class Reference:
     def __post_init__(self) -> None:
         """Check the tag's grammar."""
         if self.tag is not None and not isinstance(self.tag, str):
-            raise InvalidReferenceError(f"not a tag: a {type(self.tag).__name__}: give text")
+            raise InvalidReferenceError(f"not a tag: {kind_of(self.tag)}: give text")
         if self.tag is not None and not is_tag(self.tag):
             raise InvalidReferenceError(
                 f"not a tag: {self.tag[:200]!r}: at most 128 of A-Z a-z 0-9 . _ - and no leading . or -"
@@ -144,7 +145,7 @@ class Reference:
             InvalidReferenceError, InvalidDigestError: `text` breaks the grammar.
         """
         if not isinstance(text, str):
-            raise InvalidReferenceError(f"not a reference: a {type(text).__name__}: give text, or a Reference")
+            raise InvalidReferenceError(f"not a reference: {kind_of(text)}: give text, or a Reference")
         if not text or len(text) > _REFERENCE_MAX:
             raise InvalidReferenceError(
                 "not a reference: it is empty" if not text else "not a reference: it is too long"
@@ -216,7 +217,7 @@ def as_repository(given: str | Located) -> Repository:
     if isinstance(found, Repository):
         return found
     raise InvalidReferenceError(
-        f"not a repository: a {type(given).__name__}: give REGISTRY/NAME, a Repository or a Reference"
+        f"not a repository: {kind_of(given)}: give REGISTRY/NAME, a Repository or a Reference"
     )
 
 
@@ -281,7 +282,7 @@ def _names_a_registry(text: str) -> bool:
 def _normalise(authority: str) -> tuple[str, str]:
     """Return the registry's normalised name, and its `host[:port]` for connections."""
     if not isinstance(authority, str):
-        raise InvalidReferenceError(f"not a registry: a {type(authority).__name__}: give host[:port] as text")
+        raise InvalidReferenceError(f"not a registry: {kind_of(authority)}: give host[:port] as text")
     match = _AUTHORITY.fullmatch(authority)
     if match is None or not authority.isascii():  # lower() turns some other letters into ASCII letters
         raise InvalidReferenceError(

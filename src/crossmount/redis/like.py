@@ -15,6 +15,7 @@ from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
 import redis
+from crossmount._arguments import kind_of
 from crossmount.errors import InvalidInputError
 from crossmount.redis.client import ServerClient
 from crossmount.redis.connection import OWN_SETTINGS, take_session_tickets
@@ -96,7 +97,9 @@ def _where(settings: Mapping[str, Any], *, is_tls: bool) -> str:
 
 def _refusal(given: object, *, asynchronous: bool) -> str:
     kind, place = type(given), "redis.asyncio" if asynchronous else "redis"
+    package = kind.__module__.partition(".")[0]
+    named = kind_of(given) if package == "builtins" else f"a {package} {kind.__name__}"
     return (
-        f"not an index: a {kind.__module__.partition('.')[0]} {kind.__name__}: give open_index a URL (redis://, "
+        f"not an index: {named}: give open_index a URL (redis://, "
         f"redis+cluster://, redis+sentinel://) and `credentials`, or a {place}.Redis or {place}.ConnectionPool"
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 
 import httpx
 
+from crossmount._arguments import check_kind
 from crossmount._tasks import Closing
 from crossmount.errors import InvalidAnswerError
 from crossmount.events import Observer, ignore
@@ -63,6 +64,7 @@ class RegistryClient(Blobs, Uploads, Manifests, Listings, Closing):
         rng: random.Random | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        check_kind("options", options, ClientOptions, "a crossmount.ClientOptions")
         self._endpoints = Endpoints.of(registry, plain_http=options.plain_http)
         self.registry = self._endpoints.registry
         self._options = options

@@ -11,9 +11,10 @@ from contextlib import AsyncExitStack
 from dataclasses import field
 
 from crossmount import events
+from crossmount._arguments import check_kind, check_names
 from crossmount._dataclass import dataclass
 from crossmount._tasks import run_each
-from crossmount.errors import CopyFailedError, InvalidInputError
+from crossmount.errors import CopyFailedError
 from crossmount.fleet import Fleet, Patience
 from crossmount.index.adapt import adapt
 from crossmount.index.guard import GuardedIndex
@@ -114,6 +115,21 @@ class CopySettings:
     observer: events.Observer = events.ignore
     clock: Callable[[], float] = time.monotonic
 
+    def __post_init__(self) -> None:
+        """Check the kinds of the arguments of `copy`.
+
+        Raises:
+            InvalidInputError: one is of a wrong kind.
+        """
+        check_kind("options", self.options, ClientOptions, "a crossmount.ClientOptions")
+        check_kind("registries", self.registries, Registries | None, "a crossmount.asyncio.Registries, or None")
+        check_names("prefer", self.prefer, "['registry.example.com']")
+        check_kind("cache", self.cache, BlobCache | None, "a crossmount.BlobCache, or None")
+        check_names("platforms", self.platforms, "['linux/amd64']")
+        check_kind("limits", self.limits, Limits, "a crossmount.Limits")
+        check_kind("patience", self.patience, Patience, "a crossmount.Patience")
+        check_kind("fleet", self.fleet, Fleet | None, "a crossmount.asyncio.Fleet, or None")
+
 
 async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyReport:
     """Copy many images concurrently; one that fails does not stop the others.
@@ -125,9 +141,6 @@ async def copy_all(jobs: Iterable[CopyJob], settings: CopySettings) -> CopyRepor
     observer, clock, cache = events.never_raising(settings.observer), settings.clock, settings.cache
     started, jobs = clock(), list(jobs)
     if cache is not None:
-        given: object = cache
-        if not isinstance(given, BlobCache):
-            raise InvalidInputError(f"cache: a {type(given).__name__}: give a BlobCache, of a folder")
         await asyncio.to_thread(cache.check)
     guard = None if settings.index is None else GuardedIndex(adapt(settings.index), observer=observer)
     platforms = parse_all(settings.platforms)

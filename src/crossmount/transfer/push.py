@@ -8,6 +8,7 @@ from dataclasses import field, replace
 from pathlib import Path
 
 from crossmount import events
+from crossmount._arguments import check_kind, check_names
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError, InvalidLayoutError
 from crossmount.fleet import Fleet, Patience
@@ -91,6 +92,10 @@ async def push(
         observer=events.never_raising(observer),
         clock=clock,
     )
+    check_kind("options", options, ClientOptions, "a crossmount.ClientOptions")
+    check_kind("registries", registries, Registries | None, "a crossmount.asyncio.Registries, or None")
+    check_kind("client", client, RegistryClient | None, "a crossmount.asyncio.RegistryClient, or None")
+    check_kind("fleet", fleet, Fleet | None, "a crossmount.asyncio.Fleet, or None")
     started, reference = clock(), as_reference(dest).or_latest()
     image = await settings.read(source, reference)
     async with AsyncExitStack() as stack:
@@ -117,6 +122,20 @@ class PushSettings:
     ignore_must_mount: bool = False
     observer: events.Observer = events.ignore
     clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        """Check the kinds of the arguments of `push`.
+
+        Raises:
+            InvalidInputError: one is of a wrong kind.
+        """
+        check_names("tags", self.tags, "['1.2', 'latest']")
+        check_names("platforms", self.platforms, "['linux/amd64']")
+        if self.origins is not None:
+            check_names("origins", self.origins, "['registry.example.com']")
+        check_kind("spool_limit", self.spool_limit, int, "a number of bytes")
+        check_kind("limits", self.limits, Limits, "a crossmount.Limits")
+        check_kind("patience", self.patience, Patience, "a crossmount.Patience")
 
     async def read(self, source: str | Path | Image, reference: Reference) -> Image:
         """Read the image for a destination.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from crossmount import events
+from crossmount._arguments import check_kind
 from crossmount._dataclass import dataclass
 from crossmount._tasks import Closing
 from crossmount.errors import CrossmountError, InvalidInputError
@@ -63,6 +64,7 @@ class Registries(Closing):
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        check_kind("options", options, ClientOptions, "a crossmount.ClientOptions")
         self._options = options
         self._special = dict(special or {})
         self._observer = observer

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeGuard
 
+from crossmount._arguments import kind_of
 from crossmount.errors import InvalidInputError
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry.credentials.authfiles import Credential
@@ -90,9 +91,7 @@ def check_credentials(given: object) -> None:
     if isinstance(given, Mapping):
         for registry, value in given.items():
             if not isinstance(registry, str):
-                raise InvalidInputError(
-                    f"credentials: a key is a {type(registry).__name__}: give a registry's name"
-                )
+                raise InvalidInputError(f"credentials: a key is {kind_of(registry)}: give a registry's name")
             normalise_registry(registry)
             as_credential(value)
     elif given is not None and not _is_source(given):
@@ -119,7 +118,7 @@ def as_credential(given: object) -> Credential:
                 wrong = "the password is empty" if not password else "the user name has a colon"
                 raise InvalidInputError(f"credentials: {wrong}: {_WANTED}")
             return Credential(user, password)
-    raise InvalidInputError(f"credentials: a {type(given).__name__} of another shape: {_WANTED}")
+    raise InvalidInputError(f"credentials: {kind_of(given)} of another shape: {_WANTED}")
 
 
 def is_for_one(given: object) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from crossmount._arguments import kind_of
 from crossmount._dataclass import dataclass
 from crossmount._parsing import is_above
 from crossmount.errors import InvalidInputError
@@ -177,10 +178,10 @@ class ClientOptions:
 
             if not isinstance(retry, BaseRetrying):
                 wanted = "a crossmount.RetryPolicy, or an AsyncRetrying or Retrying of tenacity"
-                raise InvalidInputError(f"retry: a {type(retry).__name__}: give {wanted}")
+                raise InvalidInputError(f"retry: {kind_of(retry)}: give {wanted}")
         if not isinstance(timeout, httpx.Timeout | None):
             wanted = "an httpx.Timeout, or connect_timeout and read_timeout in seconds"
-            raise InvalidInputError(f"timeout: a {type(timeout).__name__}: give {wanted}")
+            raise InvalidInputError(f"timeout: {kind_of(timeout)}: give {wanted}")
         for name, kind, wanted in (
             ("ssl_context", ssl.SSLContext | None, "an ssl.SSLContext"),
             ("proxy", str | httpx.URL | httpx.Proxy | None, "the proxy's URL, as text or an httpx.URL"),
@@ -188,7 +189,7 @@ class ClientOptions:
         ):
             value = getattr(self, name)
             if not isinstance(value, kind):
-                raise InvalidInputError(f"{name}: a {type(value).__name__}: give {wanted}")
+                raise InvalidInputError(f"{name}: {kind_of(value)}: give {wanted}")
         if self.ssl_context is not None and (self.insecure or self.ca_file or self.cert_file):
             raise InvalidInputError("ssl_context beside insecure, ca_file or cert_file: give the context alone")
 
