@@ -7,31 +7,36 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from functools import partial
 
 import pytest
 
 from crossmount.redis import threads as module
 from crossmount.redis.threads import Workers
+from support.waiting import until
 
 NAME = "crossmount-redis"
 
 
-def count() -> int:
-    """Return how many threads of workers there are."""
-    return sum(thread.name == NAME for thread in threading.enumerate())
+class NewThreads:
+    """The threads of workers that start from now on; those of earlier tests may end meanwhile."""
 
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
 
-async def gone(before: int) -> None:
-    """Wait until there are no more threads than before."""
-    while count() > before:  # noqa: ASYNC110 a thread's end sends no event
-        await asyncio.sleep(0.001)
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(thread.name == NAME and thread not in self._before for thread in threading.enumerate())
+
+    async def end(self) -> None:
+        """Wait until there are none."""
+        await until(lambda: self.count == 0)
 
 
 async def test_no_more_threads_than_allowed() -> None:
     """Functions beyond the limit wait, and run in the order in which they came."""
-    workers, before = Workers(2), count()
+    workers, threads = Workers(2), NewThreads()
     both, go = threading.Barrier(3), threading.Event()
     order: list[int] = []
 
@@ -43,33 +48,33 @@ async def test_no_more_threads_than_allowed() -> None:
     await asyncio.to_thread(both.wait, 10)
     waiting = [asyncio.create_task(workers.run(partial(order.append, number))) for number in range(9)]
     await asyncio.sleep(0)
-    assert count() == before + 2
+    assert threads.count == 2
     go.set()
     await asyncio.gather(*running, *waiting)
     assert sorted(order) == list(range(9))
     workers.close()
-    await gone(before)
+    await threads.end()
 
 
 async def test_threads_start_when_they_are_needed() -> None:
     """Making workers starts no thread; calls one after another share one."""
-    before = count()
+    threads = NewThreads()
     workers = Workers(8)
-    assert count() == before
+    assert threads.count == 0
     for number in range(5):
         assert await workers.run(partial(abs, number)) == number
-    assert count() == before + 1
+    assert threads.count == 1
     workers.close()
-    await gone(before)
+    await threads.end()
 
 
 async def test_a_thread_without_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that nobody closes leave no thread, and start one again when they are used again."""
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.01)
-    before, workers = count(), Workers(2)
+    threads, workers = NewThreads(), Workers(2)
     for _ in range(2):
         assert await workers.run(threading.get_ident) != threading.get_ident()
-        await gone(before)
+        await threads.end()
 
 
 async def test_an_error_is_raised_where_it_is_awaited() -> None:
@@ -154,18 +159,22 @@ def test_a_fork_has_threads_of_its_own() -> None:
 
 def test_a_process_ends_while_a_thread_works() -> None:
     """Threads are daemons: the process does not wait for a server that is slow to answer."""
-    started = time.monotonic()
     run_python("""
-        import asyncio, time
+        import asyncio, threading
         from crossmount.redis.threads import Workers
 
+        began = threading.Event()
+
+        def work():
+            began.set()
+            threading.Event().wait()  # for ever
+
         async def main():
-            asyncio.create_task(Workers(1).run(lambda: time.sleep(60)))
-            await asyncio.sleep(0.05)
+            asyncio.create_task(Workers(1).run(work))
+            await asyncio.to_thread(began.wait)
 
         asyncio.run(main())
     """)
-    assert time.monotonic() - started < 30
 
 
 def run_python(code: str) -> None:
