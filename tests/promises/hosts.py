@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from crossmount.testing.listener import Listener
+
 PIECE = 64 * 1024
 
 
@@ -28,8 +30,7 @@ class Relay:
     then: Literal["gone", "silent"]
     port: int = 0
     sent: bytearray = field(default_factory=bytearray)
-    server: asyncio.Server | None = None
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    listener: Listener | None = None
     is_over: bool = False
 
     def url(self, login: tuple[str, str] | None = None) -> str:
@@ -37,21 +38,15 @@ class Relay:
         user = "" if login is None else f"{login[0]}:{quote(login[1], safe='')}@"
         return f"redis://{user}127.0.0.1:{self.port}/0"
 
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward a connection in a task."""
-        task = asyncio.create_task(self._forward(reader, writer))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward a connection."""
         far_reader, far_writer = await asyncio.open_unix_connection(str(self.socket))
         back = asyncio.create_task(self._copy(far_reader, writer, counts=False))
         try:
             await self._copy(reader, far_writer, counts=True)
         finally:
             back.cancel()
-            for end in (writer, far_writer):
-                end.close()
+            far_writer.transport.abort()
             await asyncio.gather(back, return_exceptions=True)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
@@ -59,24 +54,22 @@ class Relay:
             while data := await reader.read(PIECE):
                 if counts:
                     self.sent += data
-                    self._count()
+                    await self._count()
                 if self.is_over and self.then == "gone":
                     return
                 if not self.is_over:
                     writer.write(data)
                     await writer.drain()
 
-    def _count(self) -> None:
+    async def _count(self) -> None:
         if self.lasts is None:
             return
         self.lasts -= 1
         if self.lasts < 0 and not self.is_over:
             self.is_over = True
-            if self.then == "gone" and self.server is not None:
-                self.server.close()
-                own = asyncio.current_task()
-                for task in self.tasks - {own}:
-                    task.cancel()
+            if self.then == "gone" and self.listener is not None:
+                await self.listener.refuse()
+                self.listener.cut()
 
 
 @asynccontextmanager
@@ -85,16 +78,9 @@ async def relaying(
 ) -> AsyncIterator[Relay]:
     """Run a relay."""
     relay = Relay(socket, lasts, then)
-    relay.server = await asyncio.start_server(relay.accept, "127.0.0.1", 0)
-    relay.port = relay.server.sockets[0].getsockname()[1]
-    try:
+    async with Listener(relay.forward) as relay.listener:
+        relay.port = await relay.listener.open()
         yield relay
-    finally:
-        relay.server.close()
-        ending = tuple(relay.tasks)
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
 
 
 _TOKEN = b'{"token": "token-of-the-stranger"}'
@@ -110,40 +96,25 @@ class Stranger:
 
     port: int = 0
     received: bytearray = field(default_factory=bytearray)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         """Its URL, on a loopback address other than the registry's."""
         return f"http://127.0.0.2:{self.port}"
 
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer on a connection in a task."""
-        task = asyncio.create_task(self._answer(reader, writer))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(PIECE):
-                self.received += data
-                if data.endswith(b"\r\n\r\n"):
-                    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                    writer.write(head % len(_TOKEN) + _TOKEN)
-        writer.close()
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer on a connection."""
+        while data := await reader.read(PIECE):
+            self.received += data
+            if data.endswith(b"\r\n\r\n"):
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                writer.write(head % len(_TOKEN) + _TOKEN)
 
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[Stranger]:
     """Run a stranger."""
     stranger = Stranger()
-    server = await asyncio.start_server(stranger.accept, "127.0.0.2", 0)
-    stranger.port = server.sockets[0].getsockname()[1]
-    try:
+    async with Listener(stranger.answer) as listener:
+        stranger.port = await listener.open("127.0.0.2")
         yield stranger
-    finally:
-        server.close()
-        ending = tuple(stranger.tasks)
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)

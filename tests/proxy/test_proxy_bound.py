@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from crossmount.testing.listener import Listener
 from support.proxies import proxy_before
 
 
@@ -15,28 +16,21 @@ async def gateway() -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         owner = b""
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                for line in head.split(b"\r\n"):
-                    name, _, value = line.partition(b": ")
-                    if name.lower() == b"authorization" and value.split(b" ")[0].lower() not in {
-                        b"basic",
-                        b"bearer",
-                    }:
-                        owner = value
-                challenge = b"WWW-Authenticate: NTLM\r\nWWW-Authenticate: Basic realm=x\r\n"
-                status = b"200 OK" if owner else b"401 Unauthorized"
-                writer.write(
-                    b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, challenge, len(owner), owner)
-                )
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            for line in head.split(b"\r\n"):
+                name, _, value = line.partition(b": ")
+                if name.lower() == b"authorization" and value.split(b" ")[0].lower() not in {
+                    b"basic",
+                    b"bearer",
+                }:
+                    owner = value
+            challenge = b"WWW-Authenticate: NTLM\r\nWWW-Authenticate: Basic realm=x\r\n"
+            status = b"200 OK" if owner else b"401 Unauthorized"
+            writer.write(b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, challenge, len(owner), owner))
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with Listener(serve) as listener:
+        yield f"http://127.0.0.1:{await listener.open()}"
 
 
 @pytest.mark.parametrize("scheme", ["Negotiate", "NTLM", "negotiate", "Digest", "AWS4-HMAC-SHA256", "Basic\tx"])

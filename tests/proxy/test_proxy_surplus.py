@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from crossmount.registry.http.options import ClientOptions
+from crossmount.testing.listener import Listener
 from support.odd_answers import ODD, odd_server
 from support.proxies import proxy_before
 
@@ -34,19 +35,14 @@ async def _late_server() -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         surplus = b""
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                method, path, _ = head.split(b" ", 2)
-                body = b"" if method == b"HEAD" else path
-                writer.write(surplus + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), body))
-                surplus = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" if path.endswith(b"/late") else b""
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            method, path, _ = head.split(b" ", 2)
+            body = b"" if method == b"HEAD" else path
+            writer.write(surplus + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), body))
+            surplus = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" if path.endswith(b"/late") else b""
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with Listener(serve) as listener:
+        yield f"http://127.0.0.1:{await listener.open()}"
 
 
 @pytest.mark.parametrize("auth", [("two", "2"), None])

@@ -15,7 +15,7 @@ from crossmount._blocking import run_now
 from crossmount.errors import IndexUnavailableError
 from crossmount.redis.link import run_span
 from support.links import async_link, blocking_link
-from support.servers import Server, StartServer, free_port
+from support.servers import Server, StartServer
 
 WORD = "s3cret-pass-word"
 
@@ -76,7 +76,7 @@ async def test_tasks_have_spans_of_their_own(spans: InMemorySpanExporter, valkey
 
 def test_a_failed_run_is_a_span_with_the_error(spans: InMemorySpanExporter) -> None:
     """The span says why, in our words."""
-    link = blocking_link(f"redis://:{WORD}@127.0.0.1:{free_port()}")
+    link = blocking_link(f"redis://:{WORD}@127.0.0.1:1")
     with pytest.raises(IndexUnavailableError) as caught:
         run_now(link.run([("GET", "x")]))
     span = only(spans)

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from crossmount.registry import ClientOptions, NoCredentials, RegistryClient
 from crossmount.registry.http.certificates import spellings
 from crossmount.registry.http.location import Origin
 from crossmount.testing import ScriptedRegistry
+from crossmount.testing.listener import Listener
 from support.certificates import Authority, Issued
 from support.registry_kit import PLAIN, TLS, client_of
 
@@ -46,39 +48,17 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 async def listen() -> AsyncGenerator[Listen]:
     """Serve a function on a port of the loopback."""
-    servers: list[asyncio.Server] = []
+    async with AsyncExitStack() as stack:
 
-    async def start(handle: Handle) -> int:
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await handle(reader, writer)
-            except (OSError, asyncio.IncompleteReadError):
-                pass
-            finally:
-                writer.close()
+        async def start(handle: Handle) -> int:
+            listener = await stack.enter_async_context(Listener(handle))
+            return await listener.open()
 
-        servers.append(await asyncio.start_server(connected, "127.0.0.1", 0))
-        port: int = servers[-1].sockets[0].getsockname()[1]
-        return port
-
-    yield start
-    for server in servers:
-        server.close()
-        await server.wait_closed()
+        yield start
 
 
-async def closed_port(listen: Listen) -> int:
-    """Return a port of the loopback where nobody listens."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader, writer
-
-    probe = await asyncio.start_server(handle, "127.0.0.1", 0)
-    port: int = probe.sockets[0].getsockname()[1]
-    probe.close()
-    await probe.wait_closed()
-    del listen
-    return port
+CLOSED_PORT = 1
+"""A port of the loopback where nobody listens."""
 
 
 async def head(address: str, options: ClientOptions) -> None:
@@ -123,12 +103,10 @@ async def test_a_request_goes_through_the_proxy_of_the_environment(
 
 
 @pytest.mark.parametrize("no_proxy", ["", "10.0.0.0/8", "127.0.0.1"])
-async def test_a_registry_on_the_loopback_needs_no_proxy(
-    listen: Listen, monkeypatch: pytest.MonkeyPatch, no_proxy: str
-) -> None:
+async def test_a_registry_on_the_loopback_needs_no_proxy(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
     """The loopback is never asked through a proxy, as in Go's clients."""
     for name in ("HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"socks5://127.0.0.1:{await closed_port(listen)}")
+        monkeypatch.setenv(name, f"socks5://127.0.0.1:{CLOSED_PORT}")
     monkeypatch.setenv("NO_PROXY", no_proxy)
     async with ScriptedRegistry() as registry:
         await head(registry.address, PLAIN)
@@ -137,12 +115,12 @@ async def test_a_registry_on_the_loopback_needs_no_proxy(
 @pytest.mark.parametrize(("variable", "options"), [("HTTP_PROXY", PLAIN), ("HTTPS_PROXY", TLS)])
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
 async def test_a_dead_proxy_is_named_without_its_password(
-    listen: Listen, monkeypatch: pytest.MonkeyPatch, variable: str, options: ClientOptions, scheme: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, options: ClientOptions, scheme: str
 ) -> None:
     """The error names the proxy's host and port, whatever it speaks and whatever is asked through it."""
-    port = await closed_port(listen)
-    monkeypatch.setenv(variable, f"{scheme}://user:PROXYSECRET@127.0.0.1:{port}")
-    with pytest.raises(RegistryUnreachableError, match=rf"the proxy {scheme}://127\.0\.0\.1:{port}") as caught:
+    monkeypatch.setenv(variable, f"{scheme}://user:PROXYSECRET@127.0.0.1:{CLOSED_PORT}")
+    where = rf"the proxy {scheme}://127\.0\.0\.1:{CLOSED_PORT}"
+    with pytest.raises(RegistryUnreachableError, match=where) as caught:
         await head("registry.example.test", options)
     assert "PROXYSECRET" not in str(caught.value)
 

@@ -19,6 +19,7 @@ from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference,
 from crossmount.registry import RegistryClient, UploadSession
 from crossmount.registry.http.answer_heads import INTERIM_MAX, AnswerHeads, InterimFloodError
 from crossmount.registry.http.httpcore_pool import watch_answers
+from crossmount.testing.listener import Listener
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
 
@@ -33,24 +34,14 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 @asynccontextmanager
 async def server(talk: Talk, *, tls: SSLContext | None = None) -> AsyncIterator[str]:
     """Serve each connection with `talk`, and yield the server's address."""
-    done = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await talk(reader, writer)
-            if not writer.is_closing():
-                await done.wait()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        await talk(reader, writer)
+        if not writer.is_closing():
+            await asyncio.Event().wait()  # until the server closes
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0, limit=4096, ssl=tls)
-    try:
-        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    finally:
-        done.set()
-        listening.close()
+    async with Listener(serve, limit=4096, tls=tls) as listener:
+        yield f"127.0.0.1:{await listener.open()}"
 
 
 async def head(reader: asyncio.StreamReader) -> int:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from crossmount.registry.http.httpx_internals import CUT_WORDS, LOGGERS, is_cut
+from crossmount.testing.listener import Listener
 
 _LIST_LOGGERS = """
 import logging, httpcore, httpx
@@ -24,11 +25,9 @@ async def server_that_sends(data: bytes) -> AsyncIterator[str]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
-        writer.close()
-        await writer.wait_closed()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with Listener(answer) as listener:
+        yield f"http://127.0.0.1:{await listener.open()}/"
 
 
 def test_the_loggers_of_httpx_and_httpcore_have_the_filtered_names() -> None:

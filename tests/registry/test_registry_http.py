@@ -1,8 +1,8 @@
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -25,6 +25,7 @@ from crossmount.registry.http.transport import (
     make_client,
 )
 from crossmount.testing import ScriptedRegistry
+from crossmount.testing.listener import Listener
 from support.certificates import self_signed
 from support.registry_kit import Recorder
 
@@ -159,28 +160,19 @@ Serve = Callable[[bytes], Awaitable[httpx.URL]]
 @pytest.fixture
 async def serve() -> AsyncGenerator[Serve]:
     """Serve the same bytes to every connection, and read its request."""
-    servers: list[asyncio.Server] = []
-    writers: list[asyncio.StreamWriter] = []
+    async with AsyncExitStack() as stack:
 
-    async def start(answer: bytes) -> httpx.URL:
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writers.append(writer)
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            while await reader.read(65536):
-                pass
-            writer.close()
+        async def start(answer: bytes) -> httpx.URL:
+            async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+                while await reader.read(65536):
+                    pass
 
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        servers.append(server)
-        return httpx.URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v2/")
+            listener = await stack.enter_async_context(Listener(connected))
+            return httpx.URL(f"http://127.0.0.1:{await listener.open()}/v2/")
 
-    yield start
-    for writer in writers:
-        writer.close()
-    for server in servers:
-        server.close()
-        await server.wait_closed()
+        yield start
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -256,24 +248,20 @@ async def test_a_client_for_plain_http_verifies_certificates_too(
 )
 async def test_a_registry_that_drips_its_answer_is_given_up_at_the_timeout(start: bytes) -> None:
     """An answer whose head, or whose error, comes byte by byte is given up at the request's timeout."""
-    handlers: list[asyncio.Task[None] | None] = []
 
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handlers.append(asyncio.current_task())
         writer.write(b"HTTP/1.1 " + start)
-        with contextlib.suppress(ConnectionError):
-            while not writer.is_closing():
-                writer.write(b"a")
-                await writer.drain()
-                await asyncio.sleep(0.05)
+        while not writer.is_closing():
+            writer.write(b"a")
+            await writer.drain()
+            await asyncio.sleep(0.05)
 
     options = ClientOptions(plain_http=True, read_timeout=1, retry=RetryPolicy(timeout=0.5, outage=0.0))
-    async with await asyncio.start_server(drip, "127.0.0.1") as server:
-        where = Repository.parse(f"127.0.0.1:{server.sockets[0].getsockname()[1]}/a")
+    async with Listener(drip) as listener:
+        where = Repository.parse(f"127.0.0.1:{await listener.open()}/a")
         async with RegistryClient(where, options=options) as client:
             if not start.startswith(b"500"):  # the body of a HEAD's answer is not read
                 with pytest.raises(RegistryUnreachableError):
                     await client.head_blob(where, Digest.of(b"layer"))
             with pytest.raises(RegistryUnreachableError):
                 await client.stream_blob(where, Digest.of(b"layer")).__aenter__()
-        await asyncio.gather(*filter(None, handlers))

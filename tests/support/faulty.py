@@ -10,6 +10,7 @@ import httpx
 from crossmount.testing import Alter, CutBefore, CutReceiving, CutSending, Fault, LoseAnswer, Reply
 from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
 from crossmount.testing.faults import FaultScript
+from crossmount.testing.listener import Listener
 from crossmount.testing.server import complete
 from crossmount.testing.values import Inline, Request, Response
 
@@ -140,19 +141,6 @@ async def faulty_way(upstream: str, *faults: Fault) -> AsyncIterator[FaultyWay]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx.AsyncClient(timeout=60, limits=limits) as client:
         way = FaultyWay(upstream, faults, client)
-        tasks: set[asyncio.Task[None]] = set()
-
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.get_running_loop().create_task(way.converse(reader, writer))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        way.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
+        async with Listener(way.converse) as listener:
+            way.address = f"127.0.0.1:{await listener.open()}"
             yield way
-        finally:
-            server.close()
-            for task in list(tasks):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,6 +5,8 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from crossmount.testing.listener import Listener
+
 FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
 
 ODD = {
@@ -77,25 +79,19 @@ async def odd_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serve `ODD[name]` at paths that end with the name, else the path itself; X-Port has the client's port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while (first := await reader.readexactly(1)) != b"\x16":  # a client may try TLS after a bad answer
-                head = first + await reader.readuntil(b"\r\n\r\n")
-                path = head.split(b" ")[1].decode()
-                plain = b"HTTP/1.1 200 OK\r\nX-Port: %d\r\nContent-Length: %d\r\n\r\n%s" % (
-                    writer.get_extra_info("peername")[1],
-                    len(path),
-                    path.encode(),
-                )
-                if path.startswith("/head"):
-                    plain = plain.removesuffix(path.encode())
-                _, answer = ODD.get(path.rpartition("/")[2], ("", plain))
-                writer.write(answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+        while (first := await reader.readexactly(1)) != b"\x16":  # a client may try TLS after a bad answer
+            head = first + await reader.readuntil(b"\r\n\r\n")
+            path = head.split(b" ")[1].decode()
+            plain = b"HTTP/1.1 200 OK\r\nX-Port: %d\r\nContent-Length: %d\r\n\r\n%s" % (
+                writer.get_extra_info("peername")[1],
+                len(path),
+                path.encode(),
+            )
+            if path.startswith("/head"):
+                plain = plain.removesuffix(path.encode())
+            _, answer = ODD.get(path.rpartition("/")[2], ("", plain))
+            writer.write(answer)
+            await writer.drain()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls) as server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+    async with Listener(serve, tls=tls) as listener:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{await listener.open()}"

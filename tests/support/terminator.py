@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from crossmount.testing.listener import Listener
 from support.certificates import Authority, Issued
 
 
@@ -29,9 +30,8 @@ def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int
 
     async def serve() -> None:
         stopped = asyncio.Event()
-        server = await asyncio.start_server(partial(_carry, backend), "127.0.0.1", 0, ssl=context)
-        async with server:
-            started.set_result((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stopped))
+        async with Listener(partial(_carry, backend), tls=context) as listener:
+            started.set_result((await listener.open(), asyncio.get_running_loop(), stopped))
             await stopped.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
@@ -46,19 +46,15 @@ def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int
 
 async def _carry(backend: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Forward bytes both ways until one end closes."""
+    there, back = await asyncio.open_unix_connection(str(backend))  # without the server this connection ends too
+    pumps = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
     try:
-        there, back = await asyncio.open_unix_connection(str(backend))
-        try:
-            pumps = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            for pump in pumps:
-                pump.cancel()
-        finally:
-            back.close()
-    except OSError:
-        pass  # the server is gone, so this connection ends too
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        writer.close()
+        for pump in pumps:
+            pump.cancel()
+        back.transport.abort()
+        await asyncio.gather(*pumps, return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

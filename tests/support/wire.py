@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from crossmount.testing.listener import Listener
+
 HEAD_END = b"\r\n\r\n"
 
 
@@ -38,39 +40,21 @@ async def answering(*answers: bytes | Iterable[bytes], seen: list[bytes] | None 
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal answered
-        try:
-            while head := await reader.readuntil(HEAD_END):
-                await reader.readexactly(_announced(head))
-                if seen is not None:
-                    seen.append(head)
-                answer = answers[min(answered, len(answers) - 1)]
-                answered += 1
-                for part in (answer,) if isinstance(answer, bytes) else answer:
-                    writer.write(part)
-                    await writer.drain()
-                    await asyncio.sleep(0)  # drain does not yield while the buffer has room
-                if not isinstance(answer, bytes):
-                    break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        while head := await reader.readuntil(HEAD_END):
+            await reader.readexactly(_announced(head))
+            if seen is not None:
+                seen.append(head)
+            answer = answers[min(answered, len(answers) - 1)]
+            answered += 1
+            for part in (answer,) if isinstance(answer, bytes) else answer:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0)  # drain does not yield while the buffer has room
+            if not isinstance(answer, bytes):
+                break
 
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(converse(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    async with await asyncio.start_server(accept, "127.0.0.1") as server:
-        host, port = server.sockets[0].getsockname()
-        try:
-            yield f"http://{host}:{port}"
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async with Listener(converse) as listener:
+        yield f"http://127.0.0.1:{await listener.open()}"
 
 
 def _announced(head: bytes) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidReferenceError
 from crossmount.testing import ScriptedRegistry
+from crossmount.testing.listener import Listener
 from crossmount.transfer.docker_engine import EngineAddress, image_name
 from crossmount.transfer.push import push
 from crossmount.transfer.report import PushReport
@@ -56,14 +57,10 @@ async def engine(
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size)
             writer.write(data[: size // 2] if cut else data + b"\r\n0\r\n\r\n")
         await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_unix_server(answer, socket)
-    try:
+    async with Listener(answer) as listener:
+        await listener.open_unix(str(socket))
         yield f"unix://{socket}"
-    finally:
-        server.close()
-        await server.wait_closed()
 
 
 async def test_an_image_of_an_engine_is_pushed(

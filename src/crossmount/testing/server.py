@@ -25,6 +25,7 @@ from crossmount.testing.faults import (
 )
 from crossmount.testing.handlers import Handlers
 from crossmount.testing.holdings import Holdings
+from crossmount.testing.listener import Listener
 from crossmount.testing.options import RegistryOptions, TokenAuth
 from crossmount.testing.sessions import UploadCounts, UploadSessions
 from crossmount.testing.storage import PIECE, FolderBlobs, MemoryBlobs
@@ -74,8 +75,7 @@ class ScriptedRegistry:
         self._handlers = Handlers(self.options, self.holdings, self._sessions, self._authorizer)
         self._script = FaultScript(faults)
         self._host, self._port, self._tls = host, port, tls
-        self._servers: list[asyncio.Server] = []
-        self._tasks: dict[asyncio.Task[None], Connection] = {}
+        self._listener = Listener(self._converse, limit=2 * PIECE, tls=tls)
         self._connections = 0
 
     @property
@@ -155,25 +155,16 @@ class ScriptedRegistry:
         Raises:
             OSError: the port is not available.
         """
-        self._port = await self._listen(self._port)
+        self._port = await self._listener.open(self._host, self._port)
         realm = self._port
         auth = self.options.auth
         if isinstance(auth, TokenAuth) and auth.separate_port:
-            realm = await self._listen(0)
+            realm = await self._listener.open(self._host)
         self._authorizer.realm = f"{self.scheme}://{_address(self._host, realm)}{TOKEN_PATH}"
 
     async def stop(self) -> None:
         """Close the ports and cut all connections."""
-        for server in self._servers:
-            server.close()
-        ending = tuple(self._tasks.items())
-        for task, connection in ending:
-            connection.abort()
-            task.cancel()
-        await asyncio.gather(*(task for task, _ in ending), return_exceptions=True)
-        for server in self._servers:
-            await server.wait_closed()
-        self._servers.clear()
+        await self._listener.close()
         self.holdings.store.close()
 
     async def __aenter__(self) -> Self:
@@ -188,31 +179,13 @@ class ScriptedRegistry:
     ) -> None:
         await self.stop()
 
-    async def _listen(self, port: int) -> int:
-        server = await asyncio.start_server(self._accept, self._host, port, limit=2 * PIECE, ssl=self._tls)
-        self._servers.append(server)
-        chosen: int = server.sockets[0].getsockname()[1]
-        return chosen
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it closes."""
         self._connections += 1
         connection = Connection(reader, writer, self._connections)
-        task = asyncio.get_running_loop().create_task(self._converse(connection))
-        self._tasks[task] = connection
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Remove a closed connection; a bug in the registry goes to the loop's exception handler."""
-        del self._tasks[task]
-        if not task.cancelled() and task.exception() is not None:
-            context = {"message": "a connection of the registry failed", "exception": task.exception()}
-            asyncio.get_running_loop().call_exception_handler(context)
-
-    async def _converse(self, connection: Connection) -> None:
-        """Serve one connection until it closes."""
         try:
             await self._serve(connection)
-        except (CutError, OSError):
+        except CutError:
             pass
         except GoneError:
             await connection.refuse()

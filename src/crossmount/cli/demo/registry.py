@@ -14,6 +14,7 @@ import click
 
 from crossmount._dataclass import dataclass
 from crossmount._formatting import one_line
+from crossmount.testing.listener import Listener
 
 END_SECONDS = 5.0
 """Seconds that a process may take to end after SIGTERM."""
@@ -155,7 +156,6 @@ async def _read_all(output: asyncio.StreamReader) -> None:
 @asynccontextmanager
 async def _counter(registry: CountedRegistry, port: int) -> AsyncIterator[CountedRegistry]:
     """Listen in front of the registry, forward everything, and count the bytes that clients send."""
-    connections: set[asyncio.Task[None]] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool) -> None:
         try:
@@ -170,24 +170,9 @@ async def _counter(registry: CountedRegistry, port: int) -> AsyncIterator[Counte
             writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            connections.add(task)
-            task.add_done_callback(connections.discard)
-        try:
-            answers, requests = await asyncio.open_connection("127.0.0.1", port, limit=2 * _PIECE)
-        except OSError:
-            writer.close()
-            return
+        answers, requests = await asyncio.open_connection("127.0.0.1", port, limit=2 * _PIECE)
         await asyncio.gather(pass_on(reader, requests, count=True), pass_on(answers, writer, count=False))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2 * _PIECE)
-    registry.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with Listener(connected, limit=2 * _PIECE) as listener:
+        registry.address = f"127.0.0.1:{await listener.open()}"
         yield registry
-    finally:
-        server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-        await server.wait_closed()
