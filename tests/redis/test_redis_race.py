@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from crossmount.redis.threads import NoneAnsweredError, first_answer
+from crossmount.redis.threads import NoneAnsweredError, _Race, first_answer
 
 
 class Attempts:
@@ -64,3 +64,12 @@ def test_nobody_answers() -> None:
         1: "refused by 1",
     }
     assert str(raised.value.cause) == "refused by 0"
+
+
+def test_an_attempt_does_not_begin_after_the_end() -> None:
+    """An attempt whose thread gets its turn when the answer has come is not made: it would open a connection."""
+    attempts = Attempts()
+    late = _Race([lambda: attempts.answering(0)])
+    late.is_over = True
+    late._run(0)
+    assert attempts.asked == []

@@ -61,9 +61,9 @@ class Pools:
         time.sleep(seconds)
 
     def keep(self, nodes: Collection[Node]) -> None:
-        """Close the idle connections to all other servers."""
+        """Close the connections to all other servers, those in use when they are released."""
         for pool in self._take_out(nodes):
-            pool.disconnect(inuse_connections=False)
+            pool.retire()
 
     def disconnect_idle(self, nodes: Collection[Node]) -> None:
         """Close the idle connections to some servers, so that the next command there opens a new one."""

@@ -66,6 +66,7 @@ class Pool(redis.ConnectionPool):
             connection.disconnect()  # in a child this closes the descriptor, without a shutdown of the connection
         self._all: deque[Any] = deque()
         self._idle: deque[Any] = deque()  # last in, first out
+        self._era = 0  # a connection that was taken in an earlier one is closed when it is released
         super().reset()
 
     def get_connection(self, *_: object, **__: object) -> Any:
@@ -76,6 +77,7 @@ class Pool(redis.ConnectionPool):
         except IndexError:
             connection = self.connection_class(**self.connection_kwargs)
             self._all.append(connection)
+        connection.era = self._era
         try:
             connection.connect()
             if _is_stale(connection):
@@ -89,16 +91,25 @@ class Pool(redis.ConnectionPool):
     def release(self, connection: Any) -> None:
         """Take back a connection."""
         self._checkpid()
-        if not self.owns_connection(connection):  # it is a parent's, or leads to an earlier master
+        if connection.era != self._era or not self.owns_connection(connection):  # a parent's, or to another master
             connection.disconnect()
         if connection.pid == self.pid:
             self._idle.append(connection)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close all connections, or the unused ones."""
+        """Close all connections, or the unused ones.
+
+        A call in another thread may open its connection again after a close of all: it is closed at its release.
+        """
         self._checkpid()
+        self._era += inuse_connections
         for connection in list(self._all if inuse_connections else self._idle):
             connection.disconnect()
+
+    def retire(self) -> None:
+        """Close the unused connections, and each of the others when it is released."""
+        self._era += 1
+        self.disconnect(inuse_connections=False)
 
     def note_failure(self, connection: Any) -> None:
         """Note that a server gave no answer on a connection; a pool of one server has nothing to remember."""

@@ -172,11 +172,14 @@ def first_answer(attempts: Sequence[Callable[[], T]], *, head_start: float = HEA
         NoneAnsweredError: no server answered in time.
     """
     race, call = _Race(attempts), current_call()
-    race.start(1)
-    found = race.next_answer(head_start)
-    if found is None:
-        race.start(len(attempts))
-        found = race.next_answer(CALL_SECONDS if call is None else call.left)
+    try:
+        race.start(1)
+        found = race.next_answer(head_start)
+        if found is None:
+            race.start(len(attempts))
+            found = race.next_answer(CALL_SECONDS if call is None else call.left)
+    finally:
+        race.is_over = True
     if found is None:
         raise NoneAnsweredError(race.errors)
     return found
@@ -187,6 +190,7 @@ class _Race(Generic[T]):
 
     def __init__(self, attempts: Sequence[Callable[[], T]]) -> None:
         self.errors: dict[int, Exception] = {}
+        self.is_over = False  # an attempt whose thread gets its turn later opens no connection
         self._attempts = attempts
         self._started = 0
         self._ended: SimpleQueue[tuple[int, Callable[[], T]]] = SimpleQueue()
@@ -215,6 +219,8 @@ class _Race(Generic[T]):
         return None
 
     def _run(self, number: int) -> None:
+        if self.is_over:
+            return
         try:
             answer = self._attempts[number]()
         except Exception as error:  # noqa: BLE001 it is raised where the caller waits
