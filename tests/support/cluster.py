@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from redis.crc import key_slot
 
@@ -31,9 +32,22 @@ class Cluster(Several):
         """Return the URL with every second server."""
         return f"redis+cluster://{login}{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[::2])}"
 
-    def client(self) -> "redis.RedisCluster":
-        """Return a redis-py client with all rights that knows the current masters."""
-        return redis.RedisCluster.from_url(self.masters()[0].url)
+    @contextmanager
+    def client(self) -> Iterator["redis.RedisCluster"]:
+        """Yield a redis-py client with all rights that knows the current masters."""
+        pools: list[redis.ConnectionPool] = []
+
+        class Remembered(redis.ConnectionPool):
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                pools.append(self)
+
+        try:
+            with redis.RedisCluster.from_url(self.masters()[0].url, connection_pool_class=Remembered) as client:
+                yield client
+        finally:
+            for pool in pools:  # redis-py does not close those of servers whose role has changed
+                pool.disconnect()
 
     def flush(self) -> None:
         """Repair it, and delete all keys and scripts."""

@@ -16,8 +16,9 @@ from crossmount.cli.command import run
 from crossmount.embedded import lifecycle as embedded
 from crossmount.testing import ScriptedRegistry
 from support.registries import DockerRegistry
+from support.waiting import PATIENCE
 
-SECONDS = 50
+SECONDS = PATIENCE
 _FOREIGN = ("CROSSMOUNT_", "DOCKER_", "GITHUB_", "REGISTRY_", "XDG_")
 _SERVICE_LOGGERS = ("crossmount", "crossmount.index", "crossmount.proxy.access", "uvicorn")
 
@@ -54,6 +55,7 @@ class Shell:
 
     folder: Path
     env: Mapping[str, str] = field(repr=False)
+    _started: "list[subprocess.Popen[str]]" = field(default_factory=list, repr=False, compare=False)
 
     def __call__(self, *arguments: str, **variables: str) -> Done:
         """Run `crossmount ARGUMENTS` in a new process until it ends."""
@@ -64,7 +66,7 @@ class Shell:
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         """Start `crossmount ARGUMENTS`; the caller waits for its end."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "crossmount", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -72,6 +74,14 @@ class Shell:
             text=True,
             env={**self.env, **variables},
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what a failed test has left running, so that no other test fails for it."""
+        for process in self._started:
+            with process:
+                process.kill()
 
 
 @pytest.fixture
@@ -82,7 +92,9 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     foreign = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     foreign.pop("CI", None)  # these tests may run in a CI job, which is warned about its index
     env = {**foreign, "HOME": str(home), "CROSSMOUNT_STATE_DIR": str(home / "state")}
-    yield Shell(home, env)
+    user = Shell(home, env)
+    yield user
+    user.end()
     embedded.stop(env=env)
 
 

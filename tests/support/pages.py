@@ -33,6 +33,8 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 from sybil.region import Lexeme
 
+from support.waiting import PATIENCE
+
 RUN = ("sh", "console", "python")
 PARSED = ("yaml", "toml", "json", "ini")
 READ = ("text", "mermaid")
@@ -51,7 +53,7 @@ STAND_INS = {
 _FILE = re.compile(r"# (?P<name>[\w./-]+\.\w+)\n")
 _NOT_RUN = re.compile(r"(?m)^sh deploy/(?:try|test)\.sh.*\n")
 """`.ci/run` runs the second of them, and this test with it."""
-_SECONDS = 50
+_SECONDS = PATIENCE
 
 
 @dataclass(slots=True)
@@ -137,7 +139,12 @@ class Reader:
                 start_new_session=True,
             )
         self.sessions.append(process.pid)
-        status = process.wait(timeout=_SECONDS)
+        try:
+            status = process.wait(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         return status, out.read_text()
 
     def _shell(self, example: Example) -> str | None:
