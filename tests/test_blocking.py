@@ -19,6 +19,7 @@ from crossmount._portal import PORTAL
 from crossmount.testing import ScriptedRegistry, running_registry
 from support.images import MadeImage, make_layers, make_layout
 from support.servers import Server
+from support.waiting import PATIENCE
 
 OPTIONS = crossmount.ClientOptions(plain_http=True)
 
@@ -203,7 +204,7 @@ crossmount.push(sys.argv[1], sys.argv[2], options=options, observer=observer)
         assert process.stdout is not None
         assert process.stdout.readline() == b"uploading\n"
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=PATIENCE)
         assert b"KeyboardInterrupt" in said
         assert registry.open_sessions == ()
         assert not registry.matching(path="*/manifests/*")

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.waiting import PATIENCE
+
 PROGRAM = """
 import asyncio
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_a_program_passes_pyright(tmp_path: Path) -> None:
     rules = {"typeCheckingMode": "strict", "venvPath": str(Path(sys.prefix).parent), "venv": Path(sys.prefix).name}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(rules))
     command = (sys.executable, "-m", "basedpyright", "--outputjson", "program.py")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=55)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=PATIENCE)
     assert json.loads(done.stdout)["generalDiagnostics"] == []
     assert done.returncode == 0
 
@@ -89,5 +91,5 @@ def test_a_program_passes_mypy_strict(tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(PROGRAM)
     command = (sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(file))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=55)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout

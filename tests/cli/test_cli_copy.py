@@ -18,6 +18,7 @@ from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_re
 from crossmount.transfer.copy_jobs import read_list
 from support.commands import Here, Shell, read_terminal
 from support.images import MadeImage
+from support.waiting import PATIENCE
 
 OFF = ("--index", "off", "--plain-http")
 
@@ -236,7 +237,7 @@ def test_an_interrupt_says_how_far_it_came(shell: Shell, a: ScriptedRegistry, b:
         if line.startswith("copied "):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "1 image copied, the others not" in err.splitlines()[-1]
     assert b.open_sessions == ()

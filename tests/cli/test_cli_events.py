@@ -15,7 +15,7 @@ from crossmount.testing import running_registry
 from support.commands import Shell
 from support.holdings import put_image
 from support.servers import Server
-from support.waiting import until_now
+from support.waiting import PATIENCE, until_now
 
 SECRET = "a-secret-of-the-registry"
 LAYER = b"layer"
@@ -45,7 +45,7 @@ def test_events_are_taken_until_sigterm(shell: Shell, valkey: Server, tmp_path: 
             client = redis.Redis(unix_socket_path=str(valkey.socket))
             until_now(lambda: client.exists(Keys().sources(Digest.of(LAYER), registry.address)) == 1)
             process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=50)
+            _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert SECRET not in err
 

@@ -24,7 +24,7 @@ from crossmount.testing import running_registry
 from support.commands import Here, Shell
 from support.images import make_layers, make_layout
 from support.servers import Server
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 LAYER = Digest.of(b"a layer")
 LIFE = 3600.0
@@ -101,7 +101,7 @@ def test_fleet_refreshes_on_a_terminal_until_it_is_interrupted(valkey: Server, s
     while b"does not answer" not in drawn:
         drawn += os.read(ours, 4096)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     os.close(ours)
 
 
@@ -172,7 +172,7 @@ def watched(valkey: Server, shell: Shell, columns: int, lines: int) -> str:
     while drawn.count(b"underway") < 2:
         drawn += os.read(ours, 65536)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     os.close(ours)
     return drawn[: drawn.rindex(b"9 uploads")].decode()
 

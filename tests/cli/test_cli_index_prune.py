@@ -22,7 +22,7 @@ from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, 
 from support.commands import Here, Shell
 from support.index_kit import layer
 from support.servers import Server
-from support.waiting import until_now
+from support.waiting import PATIENCE, until_now
 
 pytestmark = pytest.mark.usefixtures("valkey_index")
 STRANDED = (
@@ -163,7 +163,7 @@ def test_a_prune_that_is_interrupted_says_how_to_resume(shell: Shell, valkey: Se
         with shell.start(*arguments, CROSSMOUNT_INDEX=valkey.url) as process:
             until_now(lambda: len(registry.matching(method="HEAD")) >= 5)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=50)
+            _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "0 gone and removed: run the same command again to resume" in err
 

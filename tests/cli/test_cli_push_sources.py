@@ -13,6 +13,7 @@ from crossmount.testing import ScriptedRegistry
 from crossmount.transfer.report import BlobReport, PushReport
 from support.commands import Here, Shell
 from support.images import MadeImage, make_layers, make_layout, to_archive
+from support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_tar_is_piped_into_the_command(
             capture_output=True,
             env=dict(shell.env),
             check=False,
-            timeout=50,
+            timeout=PATIENCE,
         )
     if limit:
         assert done.returncode == 1

@@ -23,7 +23,7 @@ from crossmount.testing import Fault, RegistryOptions, Reply, ScriptedRegistry, 
 from support.commands import Here, Shell
 from support.holdings import put_image
 from support.servers import Server
-from support.waiting import until_now
+from support.waiting import PATIENCE, until_now
 
 BASE = b"base layer"
 INDEX = "CROSSMOUNT_INDEX"
@@ -253,7 +253,7 @@ def test_a_scan_that_is_interrupted_says_how_to_resume(shell: Shell, valkey: Ser
         ) as process:
             until_now(lambda: len(registry.matching(path="/v2/*/manifests/*")) >= 3)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=50)
+            _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert "scanned and recorded: run the same command again to resume" in err
         assert redis.Redis(unix_socket_path=str(valkey.socket)).exists(

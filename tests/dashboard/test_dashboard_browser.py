@@ -8,6 +8,7 @@ from crossmount.index import Sighting
 from crossmount.oci import Digest, Repository
 from support.browser import watching
 from support.dashboards import AccountingIndex, Clock, layer, served
+from support.waiting import PATIENCE_MS
 
 LAYER = Digest.of(b"base")
 VIEWS = [
@@ -126,14 +127,16 @@ async def test_numbers_move_without_a_reload(browser: Browser) -> None:
         await watched.page.evaluate("document.activeElement.blur()")
         index.outage = IndexUnavailableError("index at redis.example.com does not answer")
         clock.now += 5
-        await expect(watched.page.get_by_role("alert")).to_contain_text("does not answer", timeout=30_000)
+        await expect(watched.page.get_by_role("alert")).to_contain_text("does not answer", timeout=PATIENCE_MS)
         assert await watched.text("#tiles") == before
         index.count(bytes_mounted=10**15)
         index.outage = None
         clock.now += 5
-        await expect(watched.page.locator("#tiles")).to_contain_text("1.0", timeout=30_000)
-        await expect(watched.page.get_by_role("alert")).to_have_count(0, timeout=30_000)
-        await expect(watched.page.locator(".big").first).to_have_text("1.00\N{NO-BREAK SPACE}PB", timeout=30_000)
+        await expect(watched.page.locator("#tiles")).to_contain_text("1.0", timeout=PATIENCE_MS)
+        await expect(watched.page.get_by_role("alert")).to_have_count(0, timeout=PATIENCE_MS)
+        await expect(watched.page.locator(".big").first).to_have_text(
+            "1.00\N{NO-BREAK SPACE}PB", timeout=PATIENCE_MS
+        )
         await expect(watched.page.get_by_role("row", name="27 Nov")).to_be_visible()
 
 
@@ -157,4 +160,4 @@ async def test_a_server_that_stopped_is_said(browser: Browser) -> None:
     async with watching(browser) as watched:
         async with served(AccountingIndex(), clock=Clock()) as page:
             await watched.open(page.url)
-        await expect(watched.page.get_by_role("alert")).to_contain_text("numbers are old", timeout=30_000)
+        await expect(watched.page.get_by_role("alert")).to_contain_text("numbers are old", timeout=PATIENCE_MS)

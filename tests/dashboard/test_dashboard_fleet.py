@@ -24,6 +24,7 @@ from support.commands import Shell
 from support.dashboards import served
 from support.images import make_layers, make_layout
 from support.servers import Server
+from support.waiting import PATIENCE, PATIENCE_MS
 
 LAYER = Digest.of(b"a layer that is uploaded")
 
@@ -36,7 +37,7 @@ def running_dashboard(shell: Shell, *arguments: str, **variables: str) -> Iterat
         line = process.stdout.readline()
         yield line.removeprefix("crossmount dashboard: ").strip()
         process.terminate()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
 
 
@@ -148,16 +149,16 @@ async def test_the_live_view_moves(browser: Browser, valkey: Server) -> None:
         await expect(count).to_have_text("0 uploads, 0 waiting")
         lease(valkey, 2_000_000, waiting=7)
         lease(valkey, 2_000_000, namespace="other")
-        await expect(count).to_have_text("1 upload, 7 waiting", timeout=20_000)
+        await expect(count).to_have_text("1 upload, 7 waiting", timeout=PATIENCE_MS)
         await expect(now).to_contain_text("r.example/team/app")
         await expect(now).to_contain_text("by runner-7:4711")
         await expect(now).to_contain_text("2.00 MB of 10.0 MB")
         await expect(now).to_contain_text("kB/s")
         await expect(now).to_contain_text("and 2 more")
         lease(valkey, 9_000_000)
-        await expect(now).to_contain_text("9.00 MB of 10.0 MB", timeout=20_000)
+        await expect(now).to_contain_text("9.00 MB of 10.0 MB", timeout=PATIENCE_MS)
         valkey.flush()
-        await expect(count).to_have_text("0 uploads, 0 waiting", timeout=20_000)
+        await expect(count).to_have_text("0 uploads, 0 waiting", timeout=PATIENCE_MS)
         assert watched.complaints == []
     await index.aclose()
 
@@ -169,7 +170,7 @@ async def test_the_page_survives_its_index(browser: Browser, valkey: Server) -> 
         await watched.open(page.url)
         await expect(watched.page.locator("#state")).to_contain_text("Index reachable")
         valkey.stop()
-        await expect(watched.page.get_by_role("alert")).to_contain_text("is unreachable", timeout=30_000)
+        await expect(watched.page.get_by_role("alert")).to_contain_text("is unreachable", timeout=PATIENCE_MS)
         await expect(watched.page.locator("#state")).to_contain_text("Index unreachable")
         answer = await page.client.get("/")
         assert answer.status_code == 200
@@ -177,7 +178,7 @@ async def test_the_page_survives_its_index(browser: Browser, valkey: Server) -> 
         assert "The index does not say" in (await page.client.get(f"/layer?digest={LAYER}")).text
         assert 'crossmount_index_up{namespace="default"} 0.0' in (await page.client.get("/metrics")).text
         valkey.restart()
-        await expect(watched.page.get_by_role("alert")).to_have_count(0, timeout=30_000)
+        await expect(watched.page.get_by_role("alert")).to_have_count(0, timeout=PATIENCE_MS)
         await expect(watched.page.locator("#state")).to_contain_text("Index reachable")
     await index.aclose()
 

@@ -21,6 +21,7 @@ from support.images import make_layout, to_archive
 from support.programs import needs
 from support.registries import PASSWORD, USER, DockerRegistry
 from support.servers import Server
+from support.waiting import PATIENCE
 
 CI = DEPLOY / "ci"
 GITHUB, GITLAB = CI / "github" / "push.yaml", CI / "gitlab" / "gitlab-ci.yml"
@@ -231,7 +232,6 @@ def test_a_file_starts_a_proxy_in_each_system() -> None:
     assert len(list(proxies())) == 4 + 4 + 1 + 1 + 4
 
 
-@pytest.mark.timeout(120)
 def test_podman_s_lines_push_through_the_proxy(htpasswd_registry: DockerRegistry, tmp_path: Path) -> None:
     """The login, build and push of GitHub's job work with a real podman; only the port differs."""
     needs("podman")
@@ -253,7 +253,7 @@ def test_podman_s_lines_push_through_the_proxy(htpasswd_registry: DockerRegistry
             text=True,
             capture_output=True,
             check=False,
-            timeout=100,
+            timeout=PATIENCE,
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": short,

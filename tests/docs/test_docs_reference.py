@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import crossmount
 
 TOP = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(180)
 def test_the_reference_has_every_public_name(tmp_path: Path) -> None:
     """The pages of both flavours have a section for each public name, and the builder warns of nothing."""
     line = [sys.executable, "-W", "error", str(TOP / "deploy" / "reference.py"), str(tmp_path)]

@@ -67,7 +67,7 @@ def reader(tmp_path: Path, valkey: Server, monkeypatch: pytest.MonkeyPatch) -> I
             embedded.stop(env=env)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_what_a_page_says_works(reader: Reader, page: Path) -> None:
     """Every command and program of a page runs without an error, and prints what the page shows."""

@@ -19,11 +19,12 @@ import pytest
 from support.pages import normalise
 from support.programs import needs
 from support.servers import free_port
+from support.waiting import PATIENCE
 
 TOP = Path(__file__).parents[2]
 PAGE = TOP / "src" / "crossmount" / "docs" / "tour.md"
 COLUMNS = 80
-SECONDS = 110
+SECONDS = PATIENCE
 
 INSTALL = [
     "python3 -m venv venv",
@@ -129,7 +130,7 @@ class Stranger:
         }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_tour_is_what_happens(tmp_path: Path) -> None:
     """The commands of the tour, run on an empty machine, print what the page shows, in lines of 80 columns."""
     for program in ("redis-server", "buildah"):

@@ -26,7 +26,7 @@ from support.places import Place
 from support.servers import Server
 from support.waiters import LAYERS, make_waiter
 from support.waiters import Slots as CountedSlots
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 A, B = repo("team/a"), repo("team/b")
 
@@ -76,7 +76,7 @@ async def listening(fleet: Fleet) -> "asyncio.Task[Turn]":
 
 async def test_a_finished_upload_wakes_its_waiters(any_place: Place) -> None:
     """A waiter of another process mounts as soon as the upload is done, though it never asks by itself."""
-    async with two_fleets(any_place.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+    async with two_fleets(any_place.url, MessagesOnly()) as (holder, other), asyncio.timeout(PATIENCE):
         turn = await begin(holder)
         waiting = await listening(other)
         await turn.finish()
@@ -85,7 +85,7 @@ async def test_a_finished_upload_wakes_its_waiters(any_place: Place) -> None:
 
 async def test_a_failed_upload_wakes_the_next_uploader(any_place: Place) -> None:
     """If the upload fails, a waiter of another process gets its turn to upload."""
-    async with two_fleets(any_place.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+    async with two_fleets(any_place.url, MessagesOnly()) as (holder, other), asyncio.timeout(PATIENCE):
         turn = await begin(holder)
         waiting = await listening(other)
         turn.slots.release()
@@ -97,7 +97,7 @@ async def test_a_failed_upload_wakes_the_next_uploader(any_place: Place) -> None
 async def test_nothing_is_lost_when_all_messages_are(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiter that hears nothing asks the server from time to time, and mounts."""
     monkeypatch.setattr("crossmount.fleet.fleet.LeaseStore", Lost)
-    async with two_fleets(valkey.url) as (holder, other), asyncio.timeout(30):
+    async with two_fleets(valkey.url) as (holder, other), asyncio.timeout(PATIENCE):
         turn = await begin(holder)
         waiting = await listening(other)
         await turn.finish()
@@ -110,7 +110,7 @@ async def test_a_server_that_allows_no_messages_is_asked_as_before(valkey: Serve
         client.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
     try:
         url = f"redis://deaf:secret@127.0.0.1:{valkey.port}/0"
-        async with two_fleets(url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+        async with two_fleets(url, MessagesOnly()) as (holder, other), asyncio.timeout(PATIENCE):
             turn = await begin(holder)
             waiting = asyncio.create_task(other.turn(LAYER, B, SIZE, slots=Slots(1), stall_seconds=600))
             await asyncio.sleep(0)
@@ -129,7 +129,7 @@ def subscribers(server: Server) -> set[str]:
 
 async def test_a_subscription_is_made_again_after_its_connection_was_lost(valkey: Server) -> None:
     """If the server closes the connection of the messages, the subscription is made anew, and wakes the waiter."""
-    async with two_fleets(valkey.url, MessagesOnly()) as (holder, other), asyncio.timeout(30):
+    async with two_fleets(valkey.url, MessagesOnly()) as (holder, other), asyncio.timeout(PATIENCE):
         turn = await begin(holder)
         waiting = await listening(other)
         before = subscribers(valkey)
@@ -142,7 +142,7 @@ async def test_a_subscription_is_made_again_after_its_connection_was_lost(valkey
 
 async def test_a_process_has_one_connection_for_its_messages(valkey: Server) -> None:
     """However many layers a process waits for, one connection listens, and none does once it waits no more."""
-    async with open_index(valkey.url) as index, asyncio.timeout(30):
+    async with open_index(valkey.url) as index, asyncio.timeout(PATIENCE):
         assert isinstance(index, RedisMountIndex)
         assert isinstance(index.link, ThreadedLink)
         listener = index.link.listener(lambda _: None)

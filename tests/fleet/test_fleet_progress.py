@@ -33,6 +33,7 @@ from crossmount.index.protocol import backing_server
 from support.fleets import LAYER, SIZE
 from support.index_kit import repo
 from support.places import Place
+from support.waiting import PATIENCE
 
 GOOD = USEFUL_RATE * 3
 
@@ -188,7 +189,7 @@ def test_an_upload_that_waits_for_its_manifest_shows_at_each_renewal_that_its_pu
 
 async def test_the_next_waiter_of_this_process_takes_over() -> None:
     """If an upload of this process does not get on, the next waiter uploads; the first may still finish."""
-    async with Fleet(MemoryMountIndex()) as fleet, asyncio.timeout(20):
+    async with Fleet(MemoryMountIndex()) as fleet, asyncio.timeout(PATIENCE):
         slots = Slots(4)
         first = await fleet.turn(LAYER, repo("a"), SIZE, slots=slots, stall_seconds=0.1)
         assert isinstance(first, UploadTurn)

@@ -72,10 +72,11 @@ async def test_after_a_failed_upload_the_next_one_takes_over(any_place: Place) -
 
 async def test_a_healthy_holder_keeps_its_lease(any_place: Place) -> None:
     """The heartbeat renews a lease beyond its life while the upload's own task does nothing."""
-    async with fleet_on(any_place, life=0.5) as first, fleet_on(any_place) as second:
+    life = 1.0
+    async with fleet_on(any_place, life=life) as first, fleet_on(any_place) as second:
         turn = await upload_of(first, "a")
         waiter = asyncio.create_task(turn_of(second, "b"))
-        done, _ = await asyncio.wait([waiter], timeout=1.5)  # three lives
+        done, _ = await asyncio.wait([waiter], timeout=1.5 * life)
         assert not done
         await turn.publish()
         assert isinstance(await waiter, MountTurn)

@@ -25,8 +25,9 @@ def _no_key_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, unhurried: None) -> AsyncIterator[Store]:
     """Give each store in turn, empty."""
+    del unhurried
     async with open_store(request.param, request.getfixturevalue) as made:
         yield made
 

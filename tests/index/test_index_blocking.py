@@ -31,6 +31,7 @@ from crossmount.index.blocking import (
 from support.index_kit import layer, repo
 from support.links import blocking_link_to
 from support.servers import Server
+from support.waiting import PATIENCE
 
 A, DEST = repo("team/a"), repo("team/dest")
 ONE = layer(1)
@@ -91,7 +92,7 @@ def run_python(code: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -132,7 +133,7 @@ def test_eight_processes_lose_nothing(valkey: Server, index: DrivenIndex) -> Non
         writer.stdin.write("\n")
         writer.stdin.flush()
     for writer in writers:
-        writer.communicate(timeout=50)
+        writer.communicate(timeout=PATIENCE)
     assert [writer.returncode for writer in writers] == [0] * 8
     wanted = tuple(repo(f"p{me}/r{i}") for me in range(8) for i in range(10))
     knowledge = index.look_up([layer(n) for n in range(4)], DEST)

@@ -25,6 +25,7 @@ from crossmount.redis.replies import Command
 from support.index_kit import layer, repo
 from support.links import async_link
 from support.servers import Server, StartServer
+from support.waiting import PATIENCE
 
 
 async def test_a_url_s_parts_reach_the_server(start_server: StartServer) -> None:
@@ -77,7 +78,7 @@ def in_threads(work: Callable[[int], object], count: int = 8) -> None:
 
     def one(number: int) -> None:
         try:
-            ready.wait(10)
+            ready.wait(PATIENCE)
             work(number)
         except BaseException as error:  # noqa: BLE001 told by the main thread
             errors.append(error)

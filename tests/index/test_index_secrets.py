@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from support.servers import StartServer
+from support.waiting import PATIENCE
 
 SECRET = "s3cr3t-pass"
 
@@ -37,7 +38,7 @@ def parrot() -> Iterator[int]:
 def said(*arguments: str) -> str:
     """Return everything that the command prints with -vv."""
     command = [sys.executable, "-m", "crossmount", "-vv", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return done.stdout + done.stderr
 
 

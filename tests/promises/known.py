@@ -17,7 +17,7 @@ NIGHTLY = settings.get_current_profile_name() == "nightly"
 NIGHT = 1000
 """How many times more worlds the nightly profile tries."""
 
-LIMIT = 240
+LIMIT = 900
 """Seconds that a test may take on a busy machine; at night it may take any time."""
 
 

@@ -10,6 +10,7 @@ import httpx
 from crossmount.asyncio import Digest
 from crossmount.testing import ScriptedRegistry
 from promises.worlds import DEST
+from support.waiting import PATIENCE
 
 TRIES = 8
 """How often a request is sent at most; a world has fewer passing faults."""
@@ -74,7 +75,7 @@ class RawClient:
 @asynccontextmanager
 async def calling(registry: ScriptedRegistry, login: Login | None) -> AsyncIterator[RawClient]:
     """Give a client of a registry."""
-    async with httpx.AsyncClient(base_url=registry.url, timeout=20, trust_env=False, verify=_NO_TLS) as http:
+    async with httpx.AsyncClient(base_url=registry.url, timeout=PATIENCE, trust_env=False, verify=_NO_TLS) as http:
         yield RawClient(http, login)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -71,7 +70,6 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return cert, key
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("client", sorted(CLIENTS))
 def test_a_client_with_an_empty_state_mounts_every_shared_layer(
     client: str, real: tuple[str, DockerRegistry, str], valkey: Server, tmp_path: Path
@@ -112,7 +110,6 @@ def test_a_client_with_an_empty_state_mounts_every_shared_layer(
             file.write(f"| {client} | {kind} | {LAYERS} of {LAYERS} | yes | yes |\n")
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("client", sorted(CLIENTS))
 def test_a_client_uploads_no_more_than_straight(
     client: str, docker_registry: DockerRegistry, tmp_path: Path
@@ -131,8 +128,7 @@ def test_a_client_uploads_no_more_than_straight(
     assert counts["through"][1] == 0
 
 
-def test_two_stops_of_the_command(docker_registry: DockerRegistry, tmp_path: Path) -> None:
-    """SIGTERM ends an idle proxy promptly with status 0."""
-    with proxy_process(docker_registry.url, "off", tmp_path):
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 20
+def test_an_idle_proxy_stops_at_once(docker_registry: DockerRegistry, tmp_path: Path) -> None:
+    """SIGTERM ends an idle proxy with status 0, without a wait for the time that pushes under way have."""
+    with proxy_process(docker_registry.url, "off", tmp_path, "--grace", "3600"):
+        pass  # the end of this block waits for the process

@@ -10,7 +10,7 @@ import pytest
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import ScriptedRegistry
 from support.proxies import ProxyUnderTest, error_code, proxy_before
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 HURRIED = ServerLimits(idle=0.3, header_seconds=0.3, grace=0.5)
 ALONE = ServerLimits(connections=1, idle=0.3, header_seconds=30, keep_alive=30, grace=0.5)
@@ -29,7 +29,7 @@ def unreading(proxy: ProxyUnderTest, request: bytes) -> socket.socket:
 
 async def has_room(proxy: ProxyUnderTest) -> None:
     """Wait until a proxy that serves one connection serves another one."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await proxy.client.get("/v2/")).status_code == 503:  # noqa: ASYNC110 room has no event
             await asyncio.sleep(0.05)
 
@@ -52,7 +52,7 @@ async def test_what_follows_an_answer_holds_the_connection_for_a_while_only(firs
         assert answer.startswith(b"HTTP/1.1 200")
         writer.write(then)
         with contextlib.suppress(ConnectionError):
-            rest = await asyncio.wait_for(reader.read(), 10)
+            rest = await asyncio.wait_for(reader.read(), PATIENCE)
             assert b" 408 " not in rest, "nothing was asked that could be answered"
         writer.close()
 
@@ -99,7 +99,7 @@ async def test_a_trailer_is_no_header() -> None:
         reader, writer = await asyncio.open_connection(*proxy.address)
         writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
         writer.write(CHUNKED + b"Connection: close\r\n\r\n1\r\n{\r\n0\r\nAuthorization: Basic YTpi\r\n\r\n")
-        answers = await asyncio.wait_for(reader.read(), 10)
+        answers = await asyncio.wait_for(reader.read(), PATIENCE)
         writer.close()
         assert answers.count(b"HTTP/1.1 ") == 2
         assert [record.auth_scheme for record in registry.requests] == ["", ""]
@@ -146,6 +146,6 @@ async def test_far_above_the_limit_connections_are_hung_up_on() -> None:
     async with ScriptedRegistry() as registry, proxy_before(registry.url, limits=limits) as proxy:
         opened = [await asyncio.open_connection(*proxy.address) for _ in range(80)]
         with contextlib.suppress(ConnectionError):
-            assert await asyncio.wait_for(opened[-1][0].read(), 5) == b""
+            assert await asyncio.wait_for(opened[-1][0].read(), PATIENCE) == b""
         for _, writer in opened:
             writer.close()

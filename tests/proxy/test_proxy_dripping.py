@@ -10,7 +10,7 @@ from crossmount.oci import Digest
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, ScriptedRegistry
 from support.proxies import proxy_before
 from support.proxy_turns import fleet_of, push_spooled
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 DATA = os.urandom(1024 * 1024 + 17)
 DIGEST = Digest.of(DATA)
@@ -28,7 +28,7 @@ async def test_a_dripping_upload_is_not_waited_for(
     async with (
         ScriptedRegistry(RegistryOptions(auth=AUTH)) as registry,
         proxy_before(registry.url, spool=tmp_path) as proxy,
-        asyncio.timeout(15),
+        asyncio.timeout(PATIENCE),
     ):
         _, writer = await asyncio.open_connection(*proxy.address)
         writer.write(

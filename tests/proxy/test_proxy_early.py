@@ -19,7 +19,7 @@ from support.proxy_turns import DATA as LEASED
 from support.proxy_turns import DIGEST as LEASED_DIGEST
 from support.proxy_turns import another_uploads, fleet_of, lease_of, proxy_on, waiting_on
 from support.servers import Server
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 DIGEST = Digest.of(DATA)
@@ -327,7 +327,7 @@ async def test_a_dripping_client_has_no_lease(tmp_path: Path, monkeypatch: pytes
             proxy.client.patch(location, content=gated(DATA, asyncio.Event()), headers=headers)
         )
         await until(lambda: bool(fleet_of(proxy)._keeper.held))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             answer = await push(proxy, "app")
         assert answer.status_code == 201
         drip.cancel()

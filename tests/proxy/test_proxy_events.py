@@ -30,7 +30,7 @@ from support.images import MadeImage, make_layers, make_layout
 from support.proxies import proxy_before
 from support.registries import DockerRegistry, StartRegistry, run
 from support.registry_kit import QUICK
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 SECRET = "a-secret-of-the-registry"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
@@ -56,7 +56,7 @@ async def listening_for(
     )
     async with (
         event_listener(settings, index) as (service, feed, _),
-        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=PATIENCE) as client,
     ):
         yield client, feed
 

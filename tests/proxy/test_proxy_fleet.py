@@ -16,7 +16,6 @@ from support.servers import Server
 SIZE, SHARED, CLIENTS = 1_500_000, 3, 6
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("proxies", [1, 3])
 def test_clients_at_once_send_each_shared_layer_once(
     proxies: int, docker_registry: DockerRegistry, valkey: Server, tmp_path: Path

@@ -68,7 +68,6 @@ async def test_a_head_is_held_for_an_upload_through_this_proxy() -> None:
         assert registry.mounts(DIGEST) == 1
 
 
-@pytest.mark.timeout(180)  # eighty requests begin to wait before the test goes on, on however slow a machine
 async def test_many_held_heads_keep_nobody_else_waiting() -> None:
     """Many waiting HEADs do not delay a HEAD for another blob."""
     async with ScriptedRegistry() as registry, proxy_before(registry.url, hold=150.0) as proxy:

@@ -15,7 +15,7 @@ from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.programs import needs
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
 from support.running_proxy import proxy_process
-from support.waiting import until
+from support.waiting import PATIENCE, until
 from support.wire import raw
 
 DATA = bytes(range(256)) * 400
@@ -32,7 +32,7 @@ async def test_uploads_that_are_begun_do_not_take_all_files(tmp_path: Path) -> N
     async with ScriptedRegistry() as registry:
         few = (needs("prlimit"), "--nofile=160:160")
         with proxy_process(registry.url, "off", tmp_path, within=few) as address:
-            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=20) as client:
+            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE) as client:
                 locations = []
                 for _ in range(200):
                     begun = await client.post("/v2/a/blobs/uploads/")

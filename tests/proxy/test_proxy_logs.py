@@ -13,7 +13,7 @@ import pytest
 from crossmount.oci import Digest
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.proxies import begin_upload, proxy_before
-from support.waiting import until
+from support.waiting import PATIENCE, until
 from support.wire import answering, raw
 
 DIGEST = Digest.of(b"x")
@@ -86,10 +86,10 @@ async def test_wrong_passwords_do_not_take_the_threads_that_spool(
     async with (
         ScriptedRegistry() as registry,
         proxy_before(registry.url, auth="service", htpasswd=htpasswd, spool=tmp_path / "s") as proxy,
-        httpx.AsyncClient(base_url=proxy.url, timeout=20) as crowd,
+        httpx.AsyncClient(base_url=proxy.url, timeout=PATIENCE) as crowd,
     ):
         location = await begin_upload(proxy, "a", auth=zoe)
-        monkeypatch.setattr("crossmount.proxy.auth.service_mode.bcrypt.checkpw", lambda *_: not over.wait(30))
+        monkeypatch.setattr("crossmount.proxy.auth.service_mode.bcrypt.checkpw", lambda *_: not over.wait(99))
         guesses = [asyncio.create_task(crowd.get("/v2/", auth=("zoe", f"guess-{number}"))) for number in range(50)]
         try:
             await until(lambda: proxy.app.active == len(guesses))

@@ -244,9 +244,9 @@ async def test_after_a_failed_chunk_the_registry_says_where_to_go_on() -> None:
 @pytest.mark.parametrize("way", ["whole", "put", "last"])
 async def test_a_slow_commit_is_waited_for(way: str, spool: Path | None) -> None:
     """A registry that stores a blob for longer than it may be silent elsewhere gets the bytes once."""
-    patient = ClientOptions(read_timeout=0.3, retry=QUICK)
+    patient = ClientOptions(read_timeout=1.0, retry=QUICK)
     async with (
-        ScriptedRegistry(RegistryOptions(commit_seconds=0.8)) as registry,
+        ScriptedRegistry(RegistryOptions(commit_seconds=2.0)) as registry,
         proxy_before(registry.url, spool=spool, options=patient) as proxy,
     ):
         if way == "last":

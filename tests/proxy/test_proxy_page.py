@@ -15,6 +15,7 @@ from crossmount.proxy.server import running
 from crossmount.proxy.settings import ProxySettings
 from crossmount.testing import ScriptedRegistry
 from support.dashboards import TODAY, AccountingIndex, Clock, layer, site_over
+from support.waiting import PATIENCE
 
 SECRET = "hidden-team"
 
@@ -30,7 +31,7 @@ async def proxy_with_page(registry: ScriptedRegistry, **settings: Any) -> AsyncI
     async with (
         site_over(index, clock=Clock()) as site,
         running(made, index, page=site) as proxy,
-        httpx.AsyncClient(base_url=proxy.url, timeout=20) as client,
+        httpx.AsyncClient(base_url=proxy.url, timeout=PATIENCE) as client,
     ):
         yield client
 

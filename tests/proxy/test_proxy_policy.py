@@ -17,7 +17,7 @@ from crossmount.proxy.shared import check_settings
 from crossmount.testing import ScriptedRegistry, running_registry
 from support.commands import Here, Shell
 from support.proxies import ProxyUnderTest, proxy_before
-from support.waiting import until_now
+from support.waiting import PATIENCE, until_now
 
 DATA = b"a layer"
 DIGEST = Digest.of(DATA)
@@ -289,7 +289,7 @@ def test_every_line_of_the_log_is_json(shell: Shell, tmp_path: Path) -> None:
                 process.send_signal(signal.SIGHUP)
                 until_now(lambda: client.get("/_crossmount/healthz").status_code == 200)
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=50)
+            out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     lines = [json.loads(text) for text in [*out.splitlines(), *err.splitlines()]]
     assert all({"time", "level"} <= line.keys() for line in [banner, *lines])

@@ -17,6 +17,7 @@ from crossmount.proxy.uploads.spool import SpoolFolder, SpoolFullError
 from crossmount.registry.http.location import Origin
 from crossmount.testing import BasicAuth, RegistryOptions, ScriptedRegistry
 from support.proxies import begin_upload, proxy_before
+from support.waiting import PATIENCE
 from support.wire import raw
 
 MIB = 1024 * 1024
@@ -88,7 +89,7 @@ async def test_a_long_token_passes_and_all_connections_share_a_bound() -> None:
         pairs = [await asyncio.open_connection(*proxy.address) for _ in range(3)]
         for _, writer in pairs:  # none of them ends its headers
             writer.write(head)
-        refused = await asyncio.wait_for(pairs[-1][0].read(), 10)
+        refused = await asyncio.wait_for(pairs[-1][0].read(), PATIENCE)
         assert refused.startswith(b"HTTP/1.1 503")
         for _, writer in pairs:
             writer.close()

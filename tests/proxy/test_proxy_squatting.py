@@ -11,7 +11,7 @@ from crossmount.oci import Digest
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import BasicAuth, RegistryOptions, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 DATA = bytes(range(256)) * 8192
 DIGEST = Digest.of(DATA)
@@ -60,7 +60,7 @@ async def test_clients_that_send_slowly_take_no_place_from_the_others(tmp_path: 
             object.__setattr__(core, core_spool, None)
             heads = [f"PUT {await begin_upload(proxy, 'x')}?digest={other}" for other in others]
             object.__setattr__(core, core_spool, kept)
-        async with dripping(proxy, *heads), asyncio.timeout(10):
+        async with dripping(proxy, *heads), asyncio.timeout(PATIENCE):
             assert await upload(proxy, "a") == 201
 
 
@@ -73,7 +73,7 @@ async def test_nobody_waits_for_one_who_may_not_upload(tmp_path: Path, authoriza
         announced = f"Content-Length: {len(DATA)}"
         writer.write(f"{head} HTTP/1.1\r\nHost: x\r\n{authorization}{announced}\r\n\r\n".encode() + DATA[:10])
         await until(lambda: proxy.app.active > 0 or bool(registry.matching(method="POST")))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert await upload(proxy, "bob", auth=("bob", "pw")) == 201
         writer.transport.abort()
         await until(lambda: proxy.app.active == 0)
@@ -85,7 +85,7 @@ async def test_one_who_may_not_upload_hears_of_it_before_sending() -> None:
         reader, writer = await asyncio.open_connection(*proxy.address)
         head = f"POST /v2/app/blobs/uploads/?digest={DIGEST} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}"
         writer.write(f"{head}\r\n\r\n".encode())
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
         assert answer.startswith(b"HTTP/1.1 401")
         assert b"www-authenticate" in answer.lower()
         writer.transport.abort()

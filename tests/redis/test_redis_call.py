@@ -8,6 +8,7 @@ import pytest
 
 from crossmount.errors import IndexRefusedError, IndexUnavailableError
 from crossmount.redis.call import Call, CallLimiter, current_call
+from support.waiting import PATIENCE
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -48,7 +49,7 @@ class Waiting:
         """Be in flight until `go`, and end with an error."""
         with self.limiter.admitted(Call()):
             self.taken.set()
-            self.go.wait(10)
+            self.go.wait(PATIENCE)
             if error is not None:
                 raise error
 
@@ -64,7 +65,7 @@ class Waiting:
         """End the first call with an error or without, and return how the waiting ones ended."""
         with ThreadPoolExecutor(4) as threads:
             first = threads.submit(self.take, error)
-            assert self.taken.wait(10)
+            assert self.taken.wait(PATIENCE)
             others = [threads.submit(self.wait, call) for call in self.calls]
             until(lambda: all(other.running() for other in others))
             self.go.set()

@@ -6,14 +6,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import pytest
 
 from crossmount.index import GuardedIndex, Knowledge, RedisMountIndex
 from crossmount.redis import client, link
-from crossmount.redis.call import CALL_SECONDS
+from crossmount.redis.call import CALL_SECONDS, CALLS_AT_FIRST
 from support.index_kit import layer, repo
 from support.links import async_link, blocking_link
 
@@ -83,12 +83,17 @@ def test_threads_queue_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_crowd_gives_a_silent_server_up_together() -> None:
-    """All callers of a silent server continue without it within the time of two calls."""
+    """All callers of a silent server continue without it after the first calls: nobody waits for the others."""
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
         async with RedisMountIndex(async_link(f"redis://127.0.0.1:{listener.getsockname()[1]}")) as index:
             guard = GuardedIndex(index)
-            started = time.monotonic()
             found = await asyncio.gather(*(guard.look_up([layer(1)], DEST) for _ in range(500)))
-            assert time.monotonic() - started < 2 * CALL_SECONDS + 1
             assert Counter(each == Knowledge() for each in found) == {True: 500}
             assert guard.state == "degraded"
+        listener.setblocking(False)
+        connections = 0
+        with suppress(BlockingIOError):
+            while True:
+                listener.accept()[0].close()
+                connections += 1
+        assert connections <= 2 * CALLS_AT_FIRST  # a call opens one, and another one for its retry

@@ -17,6 +17,7 @@ from crossmount.redis.link import ThreadedLink
 from crossmount.redis.replies import Command
 from support.links import async_link, blocking_link_to
 from support.servers import Server
+from support.waiting import PATIENCE
 
 PING: list[Command] = [("PING",)]
 
@@ -80,7 +81,7 @@ class GatedClient:
         self.sent.append(list(commands))
         self.calls.append(call)
         self.began.set()
-        assert self.gate.acquire(timeout=10)
+        assert self.gate.acquire(timeout=PATIENCE)
         if self.error is not None:
             raise self.error
         return [command[-1] for command in commands]

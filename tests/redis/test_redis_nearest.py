@@ -27,6 +27,7 @@ from support.links import blocking_link
 from support.sentinels import Sentinels
 from support.servers import Server, StartServer
 from support.several import until
+from support.waiting import PATIENCE
 
 ONE = layer(1)
 A, DEST = repo("team/a"), repo("team/dest")
@@ -168,7 +169,7 @@ async def test_the_nearest_server_of_a_cluster(cluster: Cluster, flavour: str, p
     await index.record([Sighting(one, A) for one in forty])
     for master in cluster.masters():
         with master.client() as client:
-            client.wait(1, 5000)
+            client.wait(1, 0)
     assert all(known.sources == (A,) for known in (await index.look_up(forty, DEST)).layers.values())
     cluster.nodes[-1].pause()
     assert all(known.sources == (A,) for known in (await index.look_up(forty, DEST)).layers.values())
@@ -181,7 +182,7 @@ async def test_the_nearest_server_that_sentinels_name(sentinels: Sentinels, flav
     index = opened(f"{sentinels.url}?read_from=nearest", flavour)
     await index.record([Sighting(ONE, A)])
     with sentinels.client() as client:
-        client.wait(2, 5000)
+        client.wait(2, 0)
     assert await index.sources(ONE, DEST) == (A,)
     for replica in sentinels.replicas():
         replica.pause()
@@ -205,7 +206,7 @@ class Pings:
         if node == SILENT:
             raise OSError
         if node == FAR:
-            assert self.far.wait(10)
+            assert self.far.wait(PATIENCE)
 
 
 def test_a_distant_server_delays_no_call() -> None:

@@ -12,6 +12,7 @@ from redis.exceptions import BusyLoadingError, ResponseError
 import redis
 from crossmount.redis.redis_py import Pool, read_replies
 from support.servers import Server
+from support.waiting import PATIENCE
 
 SEE = "redis-py changed a private part: adapt crossmount.redis.redis_py"
 
@@ -69,7 +70,7 @@ def test_a_connection_with_a_reply_left_is_opened_again(valkey: Server) -> None:
     pool: Any = Pool(host="127.0.0.1", port=valkey.port)
     connection = pool.get_connection()
     connection.send_command("ECHO", "old")
-    assert connection.can_read(timeout=5)
+    assert connection.can_read(timeout=PATIENCE)
     pool.release(connection)
     assert pool.get_connection() is connection
     connection.send_command("ECHO", "new")

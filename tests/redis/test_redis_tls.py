@@ -16,6 +16,8 @@ from support.programs import needs
 from support.servers import StartServer, free_port
 from support.terminator import terminated
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 PING: list[Command] = [("PING",)]
 
 both = pytest.mark.parametrize("flavour", ["async", "blocking"])

@@ -14,6 +14,7 @@ from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.transport import exchange, make_client
 from support.certificates import self_signed
 from support.odd_answers import ODD, odd_server
+from support.waiting import PATIENCE
 
 
 async def own_answers(client: httpx.AsyncClient, base: str, name: str) -> None:
@@ -21,12 +22,12 @@ async def own_answers(client: httpx.AsyncClient, base: str, name: str) -> None:
     method, _ = ODD[name]
     for turn in range(3):
         try:
-            async with asyncio.timeout(5), client.stream(method, f"{base}/{name}") as response:
+            async with asyncio.timeout(PATIENCE), client.stream(method, f"{base}/{name}") as response:
                 await response.aread()
         except (httpx.RemoteProtocolError, httpx.ReadTimeout):
             pass  # an answer without an end, or none that is HTTP
-        got = [await client.get(f"{base}/own{turn}{n}") for n in range(3)]
-        got += await asyncio.gather(*(client.get(f"{base}/own{turn}{n}") for n in range(3, 6)))
+        got = [await client.get(f"{base}/own{turn}{n}", timeout=PATIENCE) for n in range(3)]
+        got += await asyncio.gather(*(client.get(f"{base}/own{turn}{n}", timeout=PATIENCE) for n in range(3, 6)))
         assert [answer.text for answer in got] == [f"/own{turn}{n}" for n in range(6)]
 
 

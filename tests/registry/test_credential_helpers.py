@@ -11,7 +11,7 @@ from crossmount.registry import Credential, StoredCredentials
 from crossmount.registry.credentials.authfiles import AuthFile
 from crossmount.registry.credentials.helpers import ask_helper
 from support.credential_files import REGISTRY, config, helper, user_of, written
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 
 async def test_a_helper_comes_before_the_file_and_a_helper_without_an_answer_does_not(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ async def test_a_silent_helper_has_a_deadline(tmp_path: Path) -> None:
 async def test_the_deadline_holds_for_a_helper_that_never_stops_talking(tmp_path: Path, script: str) -> None:
     """Neither full pipes, nor a child that keeps them open, make a helper outlive its deadline."""
     env = helper(tmp_path, "loud", script)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(CredentialsError, match="docker-credential-loud, named by c, gave no answer within"):
             await ask_helper("loud", [REGISTRY], env=env, named_by="c", deadline=0.2)
 

@@ -13,6 +13,7 @@ from crossmount.registry import Credential, GivenCredentials, NoCredentials, Sto
 from crossmount.registry.credentials.authfiles import AuthFile
 from crossmount.registry.credentials.lookup import search_path
 from support.credential_files import REGISTRY, config, helper, user_of, written
+from support.waiting import PATIENCE
 
 
 async def test_places_are_searched_in_their_order(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ async def test_a_pipe_is_not_waited_for(tmp_path: Path, named: bool) -> None:
     """A FIFO in a credential file's place is an error at once, whether a user named it or not."""
     (tmp_path / ".docker").mkdir()
     os.mkfifo(pipe := tmp_path / ".docker/config.json")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(CredentialsError, match=r"config\.json: a pipe"):
             await StoredCredentials(authfile=pipe if named else None, env={}, home=tmp_path).find(REGISTRY)
 

@@ -22,6 +22,7 @@ from crossmount.registry.http.httpcore_pool import watch_answers
 from crossmount.testing.listener import Listener
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
+from support.waiting import PATIENCE
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -135,7 +136,7 @@ async def test_a_refusal_with_a_reset_at_once_is_read() -> None:
 
         async def stream(self, offset: int = 0) -> AsyncGenerator[bytes]:
             yield LARGE.content[offset:1000]
-            answered.wait(10)  # the loop does not run: it learns of the answer and of the reset in one turn
+            answered.wait(PATIENCE)  # the loop does not run: it learns of the answer and of the reset in one turn
             yield LARGE.content[1000:]
 
     with socket.create_server(("127.0.0.1", 0)) as listening:

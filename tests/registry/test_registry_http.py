@@ -242,7 +242,6 @@ async def test_a_client_for_plain_http_verifies_certificates_too(
                 assert (await exchange(client, "GET", url, headers={"Connection": "close"})).status == 200
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize(
     "start", [b"404 Not Found\r\nX: ", b"200 OK\r\nX: ", b"500 X\r\nContent-Length: 9999\r\n\r\n"]
 )

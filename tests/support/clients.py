@@ -15,6 +15,7 @@ from pathlib import Path
 
 from support.images import MadeImage
 from support.programs import absent, needs, run
+from support.waiting import PATIENCE
 
 _ISOLATED = ("--storage-driver", "vfs")
 
@@ -119,7 +120,7 @@ def _containerd(folder: Path) -> Iterator[Path]:
         yield socket
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
 
 
 def oras_py(push: Push, *, backend: str = "basic") -> None:

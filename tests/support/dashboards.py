@@ -16,6 +16,7 @@ from crossmount.proxy.http.serving import ListenAddress, listening
 from crossmount.proxy.page import PageApp, page_url
 from crossmount.proxy.settings import ServerLimits
 from crossmount.savings import DayAccounts, LayerIncrement, MemoryAccounts, PushIncrement, Tally
+from support.waiting import PATIENCE
 
 NOON = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 """When most of these tests are."""
@@ -101,7 +102,7 @@ async def served(
         app = PageApp(site, listen="127.0.0.1", public_url=page_url(public_url), idle=30.0)
         async with (
             listening(app, ListenAddress("127.0.0.1", 0), limits) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=20) as client,
+            httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client,
         ):
             yield ServedPage(f"{server.url}/", client)
 

@@ -13,6 +13,7 @@ from crossmount.testing.faults import FaultScript
 from crossmount.testing.listener import Listener
 from crossmount.testing.server import complete
 from crossmount.testing.values import Inline, Request, Response
+from support.waiting import PATIENCE
 
 _OF_ONE_HOP = frozenset({"connection", "content-length", "transfer-encoding", "keep-alive"})
 
@@ -139,7 +140,7 @@ async def faulty_way(upstream: str, *faults: Fault) -> AsyncIterator[FaultyWay]:
         faults: the script.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE, limits=limits) as client:
         way = FaultyWay(upstream, faults, client)
         async with Listener(way.converse) as listener:
             way.address = f"127.0.0.1:{await listener.open()}"

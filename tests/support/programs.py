@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import pytest
 
+from support.waiting import PATIENCE
+
 PACKAGES = {"ctr": "containerd", "kubectl": "kubectl, of Kubernetes' own repository", "systemd-analyze": "systemd"}
 """Debian packages whose name differs from the program's."""
 
@@ -36,7 +38,7 @@ def run(program: str, *arguments: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=PATIENCE,
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, f"{program} {' '.join(arguments)}: {done.stderr}"

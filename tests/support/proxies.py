@@ -16,7 +16,7 @@ from crossmount.proxy.server import RunningProxy, running
 from crossmount.proxy.settings import ProxySettings, ServerLimits
 from crossmount.proxy.telemetry import Exposition, Metrics
 from crossmount.registry import ClientOptions, RetryPolicy
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 QUICK = RetryPolicy(attempts=3, outage=0.0, wait_initial=0.001, wait_max=0.01, timeout=5.0)
 """A retry policy with short waits."""
@@ -81,7 +81,7 @@ async def proxy_before(
     )
     async with (
         running(made, index or memory) as proxy,
-        httpx.AsyncClient(base_url=proxy.url, timeout=20, verify=False) as client,  # noqa: S501 a test's certificate
+        httpx.AsyncClient(base_url=proxy.url, timeout=PATIENCE, verify=False) as client,  # noqa: S501 a test's certificate
     ):
         address = proxy.upstreams[0].registry.registry
         yield ProxyUnderTest(proxy.url, client, proxy.apps[0], memory, proxy, address)

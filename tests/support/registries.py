@@ -19,10 +19,11 @@ import pytest
 from crossmount.testing import ScriptedRegistry
 from support.programs import needs, run
 from support.tokens import TokenServer, serve_tokens
+from support.waiting import PATIENCE
 
 __all__ = ["Access", "DockerRegistry", "StartRegistry", "TokenRegistry", "needs", "run"]
 
-READY_SECONDS = 20.0
+READY_SECONDS = PATIENCE
 
 USER, PASSWORD = "ci", "secret"
 HTPASSWD = "ci:$2y$04$xSqhyj8FoobRiIYL2/bU9.XXGl1UsXP25SlTbeeTvlIs9R/YcZIzy\n"
@@ -242,7 +243,7 @@ http: {{addr: "127.0.0.1:0", relativeurls: {str(relative).lower()}, secret: test
     finally:
         running.process.terminate()
         try:
-            running.process.wait(timeout=5)
+            running.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             running.kill()
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.waiting import PATIENCE
+
 
 @contextmanager
 def proxy_process(
@@ -59,6 +61,6 @@ def crossmount_process(
         yield str(json.loads(said)["url"])
     finally:
         process.terminate()
-        code = process.wait(timeout=20)
+        code = process.wait(timeout=PATIENCE)
         process.stdout.close()
     assert code == 0, log.read_text()

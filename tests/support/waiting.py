@@ -6,6 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+PATIENCE = 240.0
+"""Seconds for what takes a moment on an idle machine: on a busy one a process may take minutes to start.
+
+It is less than the time-out of a test in `pyproject.toml`, so that the error says what was waited for.
+"""
+
+PATIENCE_MS = PATIENCE * 1000
+"""The same for Playwright."""
+
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition; the test's own deadline bounds it."""

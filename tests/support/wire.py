@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from crossmount.testing.listener import Listener
+from support.waiting import PATIENCE
 
 HEAD_END = b"\r\n\r\n"
 
@@ -21,7 +22,7 @@ async def raw(address: tuple[str, int], *parts: bytes, wait: bool = True) -> byt
         if not wait:
             return b""
         with contextlib.suppress(ConnectionError):
-            return await asyncio.wait_for(reader.read(), 10)
+            return await asyncio.wait_for(reader.read(), PATIENCE)
         return b"reset"
     finally:
         writer.close()

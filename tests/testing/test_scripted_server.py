@@ -17,6 +17,7 @@ from crossmount.testing.options import BasicAuth, TokenAuth
 from support.images import make_layers, make_layout
 from support.programs import needs, run
 from support.scripted import finish_upload, push_blob, start_upload, talk_to
+from support.waiting import PATIENCE
 
 DATA = b"a blob"
 DIGEST = Digest.of(DATA)
@@ -205,7 +206,7 @@ def test_a_large_blob_does_not_stay_in_memory(tmp_path: Path) -> None:
         for _ in range(size // len(piece)):
             hasher.update(piece)
         digest = Digest(f"sha256:{hasher.hexdigest()}")
-        with httpx.Client(base_url=url, timeout=50) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             location = client.post("/v2/a/b/blobs/uploads/").headers["location"]
             target = httpx.URL(location).copy_add_param("digest", digest)
             done = client.put(target, content=(piece for _ in range(size // len(piece))))
@@ -219,7 +220,7 @@ def test_a_large_blob_does_not_stay_in_memory(tmp_path: Path) -> None:
             else ""
         )
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     if peak:
         assert int(peak.split()[1]) * 1024 < 96 * 1024 * 1024
 
@@ -236,7 +237,7 @@ def test_the_command_prints_its_url_and_stops_cleanly(number: signal.Signals) ->
             assert client.get("/v2/").status_code == 401
             assert client.get("/v2/", auth=("ci", "secret")).status_code == 200
             process.send_signal(number)
-            assert process.wait(timeout=20) == 0
+            assert process.wait(timeout=PATIENCE) == 0
         assert process.stdout.read() == b""
         assert process.stderr.read() == b""
 

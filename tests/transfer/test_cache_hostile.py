@@ -23,7 +23,7 @@ from crossmount.transfer.report import CopyReport
 from support.copies import OPTIONS
 from support.holdings import CONFIG, LAYER, entry, put_document, put_image
 from support.images import MadeImage, make_layers, make_layout
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 DATA = b"data"
 BLOB = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
@@ -118,7 +118,7 @@ async def test_a_pipe_in_place_of_a_blob_is_not_waited_for(
     """A pipe in place of a blob is not waited for."""
     for blob in image.blobs:
         os.mkfifo(store.folder / "blobs" / "sha256" / blob.digest.encoded)
-    await asyncio.wait_for(through(store, a), 20)
+    await asyncio.wait_for(through(store, a), PATIENCE)
 
 
 async def test_a_folder_in_place_of_a_blob_is_ignored(
@@ -138,7 +138,7 @@ async def test_a_lock_that_is_never_released_is_not_waited_for(
     monkeypatch.setattr(cache_fetch, "STUCK_SECONDS", 0.2)
     with (store.folder / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        await asyncio.wait_for(through(store, a), 20)
+        await asyncio.wait_for(through(store, a), PATIENCE)
 
 
 @pytest.mark.parametrize("how", ["future", "touched"])
@@ -159,7 +159,7 @@ async def test_a_process_that_makes_no_progress_is_not_waited_for(
         stamp += 1 if how == "touched" else 0
         return copying.done()
 
-    await asyncio.wait_for(until(touch), 20)
+    await asyncio.wait_for(until(touch), PATIENCE)
     await copying
     for other in others:
         assert other is not None

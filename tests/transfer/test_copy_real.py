@@ -25,7 +25,7 @@ from support.images import MadeImage, make_layout
 from support.link import link
 from support.registries import DockerRegistry, StartRegistry, run, run_docker_registry
 from support.servers import Server
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 OPTIONS = ClientOptions(plain_http=True, retry=RetryPolicy(attempts=3, outage=0.0, wait_initial=0.05))
 SIZE = 1_500_000
@@ -77,7 +77,7 @@ def end(processes: "list[subprocess.Popen[str]]") -> list[dict[str, object]]:
     """Wait for the workers, which must succeed, and return their output."""
     documents = []
     for process in processes:
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         documents.append(json.loads(out))
     return documents

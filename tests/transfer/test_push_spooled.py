@@ -22,6 +22,7 @@ from crossmount.transfer.report import PushReport
 from support.commands import Shell
 from support.copies import OPTIONS
 from support.images import MadeImage, make_layers, make_layout, to_archive
+from support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def test_the_command_ends_on_a_signal(shell: Shell, tmp_path: Path) -> None:
         process.stdin.write(bytes(1_000_000))  # more than a pipe holds: the command has begun to read
         process.stdin.flush()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 143
+        assert process.wait(PATIENCE) == 143
         assert b"Traceback" not in process.stderr.read()
         process.stdin.close()
     assert list(folder.iterdir()) == []

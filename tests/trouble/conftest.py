@@ -4,12 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.fleet import lease_store
-from crossmount.index import guard
-from crossmount.redis import call, connection, pipeline
 from support.crowd import Images, make_images
-
-HOWEVER_LONG = 30.0
 
 
 @pytest.fixture(scope="session")
@@ -17,15 +12,3 @@ def crowd_images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """Return images for sixteen pushers, made once a worker."""
     folder: Path = tmp_path_factory.mktemp("crowd")
     return make_images(folder / "layout")
-
-
-@pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extend all deadlines of the index: sixteen pushers in one process on a busy machine are slow themselves."""
-    monkeypatch.setitem(connection.OWN_SETTINGS, "socket_timeout", HOWEVER_LONG)
-    monkeypatch.setitem(connection.OWN_SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
-    monkeypatch.setattr(pipeline, "TIMEOUT_SECONDS", HOWEVER_LONG)
-    monkeypatch.setattr(call, "CALL_SECONDS", HOWEVER_LONG)
-    monkeypatch.setattr(lease_store, "GRACE_SECONDS", HOWEVER_LONG)
-    defaults = {**(guard.GuardedIndex.__init__.__kwdefaults__ or {}), "deadline": HOWEVER_LONG}
-    monkeypatch.setattr(guard.GuardedIndex.__init__, "__kwdefaults__", defaults)
