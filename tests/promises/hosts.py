@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 
 PIECE = 64 * 1024
 
@@ -30,7 +30,7 @@ class Relay:
     then: Literal["gone", "silent"]
     port: int = 0
     sent: bytearray = field(default_factory=bytearray)
-    listener: Listener | None = None
+    acceptor: Acceptor | None = None
     is_over: bool = False
 
     def url(self, login: tuple[str, str] | None = None) -> str:
@@ -67,9 +67,9 @@ class Relay:
         self.lasts -= 1
         if self.lasts < 0 and not self.is_over:
             self.is_over = True
-            if self.then == "gone" and self.listener is not None:
-                await self.listener.refuse()
-                self.listener.cut()
+            if self.then == "gone" and self.acceptor is not None:
+                await self.acceptor.refuse()
+                self.acceptor.cut()
 
 
 @asynccontextmanager
@@ -78,8 +78,8 @@ async def relaying(
 ) -> AsyncIterator[Relay]:
     """Run a relay."""
     relay = Relay(socket, lasts, then)
-    async with Listener(relay.forward) as relay.listener:
-        relay.port = await relay.listener.open()
+    async with Acceptor(relay.forward) as relay.acceptor:
+        relay.port = await relay.acceptor.open()
         yield relay
 
 
@@ -115,6 +115,6 @@ class Stranger:
 async def listening() -> AsyncIterator[Stranger]:
     """Run a stranger."""
     stranger = Stranger()
-    async with Listener(stranger.answer) as listener:
-        stranger.port = await listener.open("127.0.0.2")
+    async with Acceptor(stranger.answer) as acceptor:
+        stranger.port = await acceptor.open("127.0.0.2")
         yield stranger

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.proxies import proxy_before
 
 
@@ -29,8 +29,8 @@ async def gateway() -> AsyncIterator[str]:
             status = b"200 OK" if owner else b"401 Unauthorized"
             writer.write(b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, challenge, len(owner), owner))
 
-    async with Listener(serve) as listener:
-        yield f"http://127.0.0.1:{await listener.open()}"
+    async with Acceptor(serve) as acceptor:
+        yield f"http://127.0.0.1:{await acceptor.open()}"
 
 
 @pytest.mark.parametrize("scheme", ["Negotiate", "NTLM", "negotiate", "Digest", "AWS4-HMAC-SHA256", "Basic\tx"])

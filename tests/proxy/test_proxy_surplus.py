@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from crossmount.registry.http.options import ClientOptions
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.odd_answers import ODD, odd_server
 from support.proxies import proxy_before
 
@@ -41,8 +41,8 @@ async def _late_server() -> AsyncIterator[str]:
             writer.write(surplus + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), body))
             surplus = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" if path.endswith(b"/late") else b""
 
-    async with Listener(serve) as listener:
-        yield f"http://127.0.0.1:{await listener.open()}"
+    async with Acceptor(serve) as acceptor:
+        yield f"http://127.0.0.1:{await acceptor.open()}"
 
 
 @pytest.mark.parametrize("auth", [("two", "2"), None])

@@ -24,7 +24,7 @@ from crossmount.registry import ClientOptions, NoCredentials, RegistryClient
 from crossmount.registry.http.certificates import spellings
 from crossmount.registry.http.location import Origin
 from crossmount.testing import ScriptedRegistry
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.certificates import Authority, Issued
 from support.registry_kit import PLAIN, TLS, client_of
 
@@ -51,8 +51,8 @@ async def listen() -> AsyncGenerator[Listen]:
     async with AsyncExitStack() as stack:
 
         async def start(handle: Handle) -> int:
-            listener = await stack.enter_async_context(Listener(handle))
-            return await listener.open()
+            acceptor = await stack.enter_async_context(Acceptor(handle))
+            return await acceptor.open()
 
         yield start
 

@@ -19,7 +19,7 @@ from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference,
 from crossmount.registry import RegistryClient, UploadSession
 from crossmount.registry.http.answer_heads import INTERIM_MAX, AnswerHeads, InterimFloodError
 from crossmount.registry.http.httpcore_pool import watch_answers
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
 from support.waiting import PATIENCE
@@ -41,8 +41,8 @@ async def server(talk: Talk, *, tls: SSLContext | None = None) -> AsyncIterator[
         if not writer.is_closing():
             await asyncio.Event().wait()  # until the server closes
 
-    async with Listener(serve, limit=4096, tls=tls) as listener:
-        yield f"127.0.0.1:{await listener.open()}"
+    async with Acceptor(serve, limit=4096, tls=tls) as acceptor:
+        yield f"127.0.0.1:{await acceptor.open()}"
 
 
 async def head(reader: asyncio.StreamReader) -> int:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from crossmount.registry.http.httpx_internals import CUT_WORDS, LOGGERS, is_cut
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 
 _LIST_LOGGERS = """
 import logging, httpcore, httpx
@@ -26,8 +26,8 @@ async def server_that_sends(data: bytes) -> AsyncIterator[str]:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(data)
 
-    async with Listener(answer) as listener:
-        yield f"http://127.0.0.1:{await listener.open()}/"
+    async with Acceptor(answer) as acceptor:
+        yield f"http://127.0.0.1:{await acceptor.open()}/"
 
 
 def test_the_loggers_of_httpx_and_httpcore_have_the_filtered_names() -> None:

@@ -25,7 +25,7 @@ from crossmount.registry.http.transport import (
     make_client,
 )
 from crossmount.testing import ScriptedRegistry
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.registry_kit import Recorder
 
@@ -169,8 +169,8 @@ async def serve() -> AsyncGenerator[Serve]:
                 while await reader.read(65536):
                     pass
 
-            listener = await stack.enter_async_context(Listener(connected))
-            return httpx.URL(f"http://127.0.0.1:{await listener.open()}/v2/")
+            acceptor = await stack.enter_async_context(Acceptor(connected))
+            return httpx.URL(f"http://127.0.0.1:{await acceptor.open()}/v2/")
 
         yield start
 
@@ -256,8 +256,8 @@ async def test_a_registry_that_drips_its_answer_is_given_up_at_the_timeout(start
             await asyncio.sleep(0.05)
 
     options = ClientOptions(plain_http=True, read_timeout=1, retry=RetryPolicy(timeout=0.5, outage=0.0))
-    async with Listener(drip) as listener:
-        where = Repository.parse(f"127.0.0.1:{await listener.open()}/a")
+    async with Acceptor(drip) as acceptor:
+        where = Repository.parse(f"127.0.0.1:{await acceptor.open()}/a")
         async with RegistryClient(where, options=options) as client:
             if not start.startswith(b"500"):  # the body of a HEAD's answer is not read
                 with pytest.raises(RegistryUnreachableError):

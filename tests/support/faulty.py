@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import httpx
 
 from crossmount.testing import Alter, CutBefore, CutReceiving, CutSending, Fault, LoseAnswer, Reply
+from crossmount.testing.acceptor import Acceptor
 from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
 from crossmount.testing.faults import FaultScript
-from crossmount.testing.listener import Listener
 from crossmount.testing.server import complete
 from crossmount.testing.values import Inline, Request, Response
 from support.waiting import PATIENCE
@@ -142,6 +142,6 @@ async def faulty_way(upstream: str, *faults: Fault) -> AsyncIterator[FaultyWay]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx.AsyncClient(timeout=PATIENCE, limits=limits) as client:
         way = FaultyWay(upstream, faults, client)
-        async with Listener(way.converse) as listener:
-            way.address = f"127.0.0.1:{await listener.open()}"
+        async with Acceptor(way.converse) as acceptor:
+            way.address = f"127.0.0.1:{await acceptor.open()}"
             yield way

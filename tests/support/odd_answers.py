@@ -5,7 +5,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 
 FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
 
@@ -93,5 +93,5 @@ async def odd_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
             writer.write(answer)
             await writer.drain()
 
-    async with Listener(serve, tls=tls) as listener:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{await listener.open()}"
+    async with Acceptor(serve, tls=tls) as acceptor:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{await acceptor.open()}"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.certificates import Authority, Issued
 from support.waiting import PATIENCE
 
@@ -31,8 +31,8 @@ def terminated(backend: Path, authority: Authority, own: Issued) -> Iterator[int
 
     async def serve() -> None:
         stopped = asyncio.Event()
-        async with Listener(partial(_carry, backend), tls=context) as listener:
-            started.set_result((await listener.open(), asyncio.get_running_loop(), stopped))
+        async with Acceptor(partial(_carry, backend), tls=context) as acceptor:
+            started.set_result((await acceptor.open(), asyncio.get_running_loop(), stopped))
             await stopped.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

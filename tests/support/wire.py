@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.waiting import PATIENCE
 
 HEAD_END = b"\r\n\r\n"
@@ -54,8 +54,8 @@ async def answering(*answers: bytes | Iterable[bytes], seen: list[bytes] | None 
             if not isinstance(answer, bytes):
                 break
 
-    async with Listener(converse) as listener:
-        yield f"http://127.0.0.1:{await listener.open()}"
+    async with Acceptor(converse) as acceptor:
+        yield f"http://127.0.0.1:{await acceptor.open()}"
 
 
 def _announced(head: bytes) -> int:

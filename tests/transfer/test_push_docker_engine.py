@@ -11,7 +11,7 @@ import pytest
 
 from crossmount.errors import InvalidInputError, InvalidLayoutError, InvalidReferenceError
 from crossmount.testing import ScriptedRegistry
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from crossmount.transfer.docker_engine import EngineAddress, image_name
 from crossmount.transfer.push import push
 from crossmount.transfer.report import PushReport
@@ -58,8 +58,8 @@ async def engine(
             writer.write(data[: size // 2] if cut else data + b"\r\n0\r\n\r\n")
         await writer.drain()
 
-    async with Listener(answer) as listener:
-        await listener.open_unix(str(socket))
+    async with Acceptor(answer) as acceptor:
+        await acceptor.open_unix(str(socket))
         yield f"unix://{socket}"
 
 

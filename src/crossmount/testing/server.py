@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from crossmount.oci.descriptor import Digest
+from crossmount.testing.acceptor import Acceptor
 from crossmount.testing.access_control import TOKEN_PATH, AccessControl
 from crossmount.testing.connection import Connection, CutError, GoneError, IncomingBody
 from crossmount.testing.faults import (
@@ -25,7 +26,6 @@ from crossmount.testing.faults import (
 )
 from crossmount.testing.handlers import Handlers
 from crossmount.testing.holdings import Holdings
-from crossmount.testing.listener import Listener
 from crossmount.testing.options import RegistryOptions, TokenAuth
 from crossmount.testing.sessions import UploadCounts, UploadSessions
 from crossmount.testing.storage import PIECE, FolderBlobs, MemoryBlobs
@@ -75,7 +75,7 @@ class ScriptedRegistry:
         self._handlers = Handlers(self.options, self.holdings, self._sessions, self._authorizer)
         self._script = FaultScript(faults)
         self._host, self._port, self._tls = host, port, tls
-        self._listener = Listener(self._converse, limit=2 * PIECE, tls=tls)
+        self._acceptor = Acceptor(self._converse, limit=2 * PIECE, tls=tls)
         self._connections = 0
 
     @property
@@ -155,16 +155,16 @@ class ScriptedRegistry:
         Raises:
             OSError: the port is not available.
         """
-        self._port = await self._listener.open(self._host, self._port)
+        self._port = await self._acceptor.open(self._host, self._port)
         realm = self._port
         auth = self.options.auth
         if isinstance(auth, TokenAuth) and auth.separate_port:
-            realm = await self._listener.open(self._host)
+            realm = await self._acceptor.open(self._host)
         self._authorizer.realm = f"{self.scheme}://{_address(self._host, realm)}{TOKEN_PATH}"
 
     async def stop(self) -> None:
         """Close the ports and cut all connections."""
-        await self._listener.close()
+        await self._acceptor.close()
         self.holdings.store.close()
 
     async def __aenter__(self) -> Self:

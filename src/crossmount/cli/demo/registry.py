@@ -14,7 +14,7 @@ import click
 
 from crossmount._dataclass import dataclass
 from crossmount._formatting import one_line
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 
 END_SECONDS = 5.0
 """Seconds that a process may take to end after SIGTERM."""
@@ -173,6 +173,6 @@ async def _counter(registry: CountedRegistry, port: int) -> AsyncIterator[Counte
         answers, requests = await asyncio.open_connection("127.0.0.1", port, limit=2 * _PIECE)
         await asyncio.gather(pass_on(reader, requests, count=True), pass_on(answers, writer, count=False))
 
-    async with Listener(connected, limit=2 * _PIECE) as listener:
-        registry.address = f"127.0.0.1:{await listener.open()}"
+    async with Acceptor(connected, limit=2 * _PIECE) as acceptor:
+        registry.address = f"127.0.0.1:{await acceptor.open()}"
         yield registry

@@ -1,4 +1,4 @@
-"""The listener of tests' servers: however it closes, no connection stays open."""
+"""The acceptor of tests' servers: however it closes, no connection stays open."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmount.testing.listener import Listener
+from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.waiting import until
 
@@ -27,13 +27,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01"])
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_client_that_comes_at_the_end_is_closed(tmp_path: Path, *, tls: bool, hello: bytes) -> None:
-    """A connection that is accepted, or whose handshake goes on, while the listener closes does not stay open."""
+    """A connection that is accepted, or whose handshake goes on, while the acceptor closes does not stay open."""
     context = self_signed(tmp_path)[0] if tls else None
     clients: list[socket.socket] = []
 
     async def close_at_once() -> None:
-        async with Listener(echo, tls=context) as listener:
-            address = ("127.0.0.1", await listener.open())
+        async with Acceptor(echo, tls=context) as acceptor:
+            address = ("127.0.0.1", await acceptor.open())
             loop, came = asyncio.get_running_loop(), asyncio.Event()
 
             def come() -> None:
@@ -60,8 +60,8 @@ async def test_a_connection_over_tls(tmp_path: Path) -> None:
     """More than any buffer holds goes both ways over TLS, and a client that speaks no TLS is closed."""
     context, authority = self_signed(tmp_path)
     data = bytes(range(256)) * 10_000
-    async with Listener(echo, tls=context) as listener:
-        port = await listener.open()
+    async with Acceptor(echo, tls=context) as acceptor:
+        port = await acceptor.open()
         trusting = ssl.create_default_context(cafile=authority)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
         writer.write(data)
@@ -76,17 +76,17 @@ async def test_a_connection_over_tls(tmp_path: Path) -> None:
 
 async def test_ports_close_before_connections() -> None:
     """After `refuse` no connection is accepted, and those that exist stay until `cut`."""
-    async with Listener(echo) as listener:
-        port = await listener.open()
+    async with Acceptor(echo) as acceptor:
+        port = await acceptor.open()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"one")
         assert await reader.read(100) == b"one"
-        await listener.refuse()
+        await acceptor.refuse()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"two")
         assert await reader.read(100) == b"two"
-        listener.cut()
+        acceptor.cut()
         with contextlib.suppress(ConnectionError):
             assert await reader.read(100) == b""
         writer.close()
@@ -98,8 +98,8 @@ async def test_a_bug_of_the_server_is_reported(caplog: pytest.LogCaptureFixture)
     async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise LookupError(await reader.read(100), writer)
 
-    async with Listener(fail) as listener:
-        reader, writer = await asyncio.open_connection("127.0.0.1", await listener.open())
+    async with Acceptor(fail) as acceptor:
+        reader, writer = await asyncio.open_connection("127.0.0.1", await acceptor.open())
         writer.write(b"x")
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""

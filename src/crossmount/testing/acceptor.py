@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self, cast
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-"""Serves one connection; it may leave the closing to the listener."""
+"""Serves one connection; it may leave the closing to the acceptor."""
 
 _ROUNDS_TO_ACCEPT = 3
 """How many rounds of the event loop there are at most from the accepted socket to the call of `accept`."""
 
 
-class Listener:
+class Acceptor:
     """Serves each connection in a task, and closes it when the task ends.
 
     `asyncio.Server.close` closes the ports alone. A connection that the loop has just accepted, or whose task is
@@ -25,7 +25,7 @@ class Listener:
     """
 
     def __init__(self, serve: Serve, *, limit: int = 65536, tls: ssl.SSLContext | None = None) -> None:
-        """Prepare a listener; `open` or `open_unix` opens its ports.
+        """Prepare an acceptor; `open` or `open_unix` opens its ports.
 
         Args:
             serve: is called for each connection. A connection that breaks is no error of it.
