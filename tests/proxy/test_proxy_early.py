@@ -123,6 +123,33 @@ async def test_what_is_not_sent_early(tmp_path: Path) -> None:
         assert registry.bytes_received == 0
 
 
+async def test_a_client_that_asks_again_sends_what_it_asked_for(tmp_path: Path) -> None:
+    """A blob of unknown length goes on while it arrives if its client asked twice, as skopeo does."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        for _ in range(2):
+            assert await ask(proxy, "a") == 404
+        gate, location = asyncio.Event(), await begin_upload(proxy, "a")
+        patch = asyncio.create_task(proxy.client.patch(location, content=gated(DATA, gate)))
+        await until(lambda: passed_on(proxy) >= MOST)
+        gate.set()
+        assert (await patch).status_code == 202
+        assert (await proxy.client.put(f"{location}?digest={DIGEST}")).status_code == 201
+        assert (registry.uploads(DIGEST), registry.upload_bytes) == (1, len(DATA))
+        assert is_clean(proxy, registry)
+
+
+async def test_one_blob_that_may_be_compressed_makes_the_next_uncertain(tmp_path: Path) -> None:
+    """While a blob was asked for once, an upload of unknown length may be that one: it is read whole."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        for digest in (DIGEST, DIGEST, Digest.of(b"another")):
+            assert await ask(proxy, "a", digest) == 404
+        location, opened = await begin_upload(proxy, "a"), asyncio.Event()
+        opened.set()
+        await proxy.client.patch(location, content=gated(DATA, opened))
+        assert registry.bytes_received == 0
+        assert (await proxy.client.put(f"{location}?digest={DIGEST}")).status_code == 201
+
+
 def test_clients_that_send_what_they_asked_for() -> None:
     """A known length, or a client that never compresses, says that the bytes are those that were asked for."""
     assert sends_as_named(10, None)

@@ -122,8 +122,13 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a piece of the body."""
+        """Pass on a piece of the body. A single one is not copied: Python returns `b"" + piece` as it is."""
         self._header_bytes = 0
+        cycle: Any = self._latest
+        if cycle is not None and not cycle.body:
+            cycle.body = b""
+        elif cycle is not None and isinstance(cycle.body, bytes):
+            cycle.body = bytearray(cycle.body)  # many small pieces are appended to it
         super().on_body(body)
 
     def pause_writing(self) -> None:

@@ -33,7 +33,8 @@ def sends_as_named(content_length: int | None, user_agent: str | None) -> bool:
     """Return whether an upload has the bytes of a blob that its client asked for.
 
     skopeo, podman, buildah and docker ask for a layer, and then may compress it while they send it: then it has
-    another digest, which may be mountable, and a length that they do not know. crane never does.
+    another digest, which may be mountable, and a length that they do not know. crane never does. Where this says
+    no, `Push.asks_again` may still say yes.
     """
     return content_length is not None or any(part in (user_agent or "") for part in _NEVER_COMPRESS)
 
@@ -44,6 +45,7 @@ class Push:
 
     Attributes:
         asked: the blobs that it was told are not there, and when.
+        asked_again: those of them that it has asked for twice.
         leased: the turns to upload them.
         streams: the uploads that go on to the registry: the digest of each, if it was named at its start, by the
             hash of its first MiB. Two with the same are of two clients that look like one: the second waits.
@@ -51,6 +53,7 @@ class Push:
     """
 
     asked: dict[Digest, tuple[MountAttempt, float]] = field(default_factory=dict)
+    asked_again: set[Digest] = field(default_factory=set)
     leased: dict[Digest, UploadTurn] = field(default_factory=dict)
     streams: dict[bytes, Digest | None] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -60,7 +63,28 @@ class Push:
         late = [digest for digest, (_, asked) in self.asked.items() if now - asked >= EXPECTED_SECONDS]
         for digest in late:
             if digest not in self.leased:
-                del self.asked[digest]
+                self.drop(digest)
+
+    def note_missing(self, attempt: MountAttempt, now: float) -> None:
+        """Note that the client was told that a blob is not there."""
+        if attempt.digest in self.asked:
+            self.asked_again.add(attempt.digest)
+        if len(self.asked) <= EXPECTED_MAX:  # one more is too many, and says so
+            self.asked[attempt.digest] = attempt, now
+
+    def drop(self, digest: Digest) -> None:
+        """Stop expecting a blob."""
+        self.asked.pop(digest, None)
+        self.asked_again.discard(digest)
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether the client sends each blob as it asked for it.
+
+        skopeo, podman and buildah ask again for a blob right before they send its bytes as they are, and do not if
+        they compress them.
+        """
+        return bool(self.asked) and self.asked_again.issuperset(self.asked)
 
     def outstanding(self) -> dict[Digest, MountAttempt]:
         """Return the blobs that the client may be sending; empty if that is not certain enough.
@@ -120,8 +144,7 @@ class ExpectedBlobs:
         push = self._pushes.setdefault((*client, attempt.dest), Push())
         self._pushes.move_to_end((*client, attempt.dest))
         push.expire(self._clock())
-        if len(push.asked) <= EXPECTED_MAX:  # one more is too many, and says so
-            push.asked[attempt.digest] = attempt, self._clock()
+        push.note_missing(attempt, self._clock())
         while len(self._pushes) > _PUSHES_MAX:
             oldest, first = next(iter(self._pushes.items()))
             if first.streams:
@@ -140,7 +163,7 @@ class ExpectedBlobs:
         push = self._pushes.get((*client, dest))
         if push is None:
             return None
-        push.asked.pop(digest, None)
+        push.drop(digest)
         return push.leased.pop(digest, None)
 
 

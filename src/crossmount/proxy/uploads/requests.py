@@ -158,12 +158,11 @@ class _SpooledRequest(SessionRequest):
 
     def _start_early(self) -> None:
         """Send the bytes to the registry from now on, if the client has asked for the blob before."""
-        push = self.core.expected.of(self._client, self.dest)
-        exchange = self.exchange
-        is_named = self.route.digest is not None or sends_as_named(
-            exchange.content_length, exchange.header(b"user-agent")
-        )
-        if push is not None and is_named and self.caller.agent is not None and self.caller.is_admitted:
+        push, exchange = self.core.expected.of(self._client, self.dest), self.exchange
+        if push is None or self.caller.agent is None or not self.caller.is_admitted:
+            return
+        agent = exchange.header(b"user-agent")
+        if self.route.digest or sends_as_named(exchange.content_length, agent) or push.asks_again:
             self.session.early = EarlyUpload(
                 push, self.caller, spool=self.spool, session=self.core.upload_session(self.session)
             )
