@@ -310,10 +310,8 @@ def upgrade(ctx: click.Context, *, layers: tuple[Digest, ...], clear: bool, dry_
 
 def _described(flag: OldFlag) -> str:
     size = "size unknown" if flag.size is None else text.size(flag.size)
-    if not flag.sources:
-        return f"  {flag.layer}  {size}, in no known repository"
     more = f" and {len(flag.sources) - 1} more" if len(flag.sources) > 1 else ""
-    return f"  {flag.layer}  {size}, in {flag.sources[0]}{more}"
+    return f"  {flag.layer}  {size}, in {flag.sources[0] if flag.sources else 'no known repository'}{more}"
 
 
 async def _upgrade(settings: Settings, layers: tuple[Digest, ...], *, clear: bool, dry_run: bool) -> UpgradeReport:
