@@ -83,6 +83,12 @@ UNTRUSTED = "GET r: its certificate is not trusted (odd); name its authority's f
             errors.IndexRefusedError("index at x refused: No permissions to access a key"),
             "access a key: may this user use this --namespace?",
         ),
+        (  # as Redis up to 7.0 says it
+            errors.IndexRefusedError(
+                "index at x refused: this user has no permissions to access one of the keys used as arguments"
+            ),
+            "as arguments: may this user use this --namespace?",
+        ),
         (
             errors.IndexRefusedError("index at x refused: odd"),
             "odd: check the user, password and database in --index",

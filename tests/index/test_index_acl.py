@@ -11,12 +11,16 @@ import pytest
 
 import crossmount
 import redis
+from crossmount import asyncio as crossmount_async
 from crossmount.errors import IndexRefusedError
 from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.index import Keys, LayerKnowledge, RedisMountIndex, RegistryTraits, Sighting, open_index
 from crossmount.index.protocol import LayerEntry, backing_server
-from crossmount.index.registries import forget_traits, share_pair, shared_pairs
+from crossmount.index.registries import forget_traits, last_scans, share_pair, shared_pairs
+from crossmount.registry import ClientOptions
+from crossmount.testing import ScriptedRegistry
 from support import acl
+from support.images import make_layers, make_layout
 from support.index_kit import layer, repo
 from support.servers import Server, StartServer
 
@@ -227,6 +231,18 @@ async def test_a_pusher_may_do_all_the_rest(tenants: Server) -> None:
         assert await index.locations(ONE) == (other, A)
         await index.forget(ONE, A)
         assert await index.locations(ONE) == (other,)
+
+
+async def test_a_pusher_may_scan_and_see_when_that_was(tenants: Server, tmp_path: Path) -> None:
+    """A whole push and a whole scan work with a pusher's rights, and the end of the scan is noted."""
+    image, options = make_layout(tmp_path / "image", make_layers(2)), ClientOptions(plain_http=True)
+    async with open_index(url(tenants, "crossmount")) as index, ScriptedRegistry() as registry:
+        await crossmount_async.push(image.path, f"{registry.address}/a:1", index=index, options=options)
+        report = await crossmount_async.scan(registry.address, index=index, options=options)
+        assert report.repositories == 1
+        server = backing_server(index)
+        assert server is not None
+        assert list(await last_scans(server, [registry.address])) == [registry.address]
 
 
 FORBIDDEN: list[tuple[Any, ...]] = [

@@ -72,7 +72,7 @@ _REGISTRY_HINTS = (
 _INDEX_HINTS = (
     Hint(r"give a redis|in the URL|upgrade crossmount|scripts are not|holds the key|needs a user who", ""),
     Hint(r"holds something else", "another program uses this key: give another --namespace or database"),
-    Hint(r"access a key", "may this user use this --namespace?"),
+    Hint(r"access (?:a key|one of the keys)", "may this user use this --namespace?"),
     Hint(r"run the '", "this user may not do that: give another in --index (deploy/redis/users.acl)"),
     Hint(r"maxmemory", "the server is full: raise its maxmemory, or let it evict (maxmemory-policy)"),
     Hint(r"read only replica", "give the primary in --index, or a redis+sentinel:// URL"),

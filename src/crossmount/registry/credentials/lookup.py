@@ -176,7 +176,8 @@ class StoredCredentials:
         found = await self._search(registry, name, looked)
         self._looked = tuple(looked)
         origin = "none" if found is None else found.origin
-        _log.debug("credentials for %s: %s; looked before in: %s", registry, origin, ", ".join(looked) or "-")
+        before = f"; looked before in: {', '.join(looked)}" if looked else ""
+        _log.debug("credentials for %s: %s%s", registry, origin, before)
         return found
 
     async def _search(self, registry: str, name: str, looked: list[str]) -> Credential | None:
