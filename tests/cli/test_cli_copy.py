@@ -15,7 +15,7 @@ from crossmount.blocking import ClientOptions, push
 from crossmount.cli.options import read_size
 from crossmount.errors import CopyFailedError, InvalidInputError
 from crossmount.testing import Alter, Fault, Reply, ScriptedRegistry, running_registry
-from crossmount.transfer.copy_jobs import read_list
+from crossmount.transfer.image_copier import read_list
 from support.commands import Here, Shell, read_terminal
 from support.images import MadeImage
 from support.waiting import PATIENCE

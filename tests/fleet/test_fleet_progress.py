@@ -7,17 +7,17 @@ from collections.abc import Callable
 import pytest
 
 from crossmount.fleet import Fleet, Patience, Slots, UploadTurn
-from crossmount.fleet.lease import LeaseValue
-from crossmount.fleet.lease_store import Lease, LeaseStore
-from crossmount.fleet.progress import (
+from crossmount.fleet.lease import (
     ALIVE_BYTES,
     OTHERS_SECONDS,
     OWN_SECONDS,
     USEFUL_RATE,
     LeasePace,
+    LeaseValue,
     Pace,
     UploadProgress,
 )
+from crossmount.fleet.lease_store import Lease, LeaseStore
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.waiting import (
     HEARTBEAT_SECONDS,

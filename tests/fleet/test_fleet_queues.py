@@ -1,6 +1,6 @@
 """`LayerQueues` in scripted interleavings."""
 
-from crossmount.fleet.progress import USEFUL_RATE
+from crossmount.fleet.lease import USEFUL_RATE
 from crossmount.fleet.queues import LayerQueues
 from crossmount.fleet.waiting import (
     Claim,

@@ -345,7 +345,7 @@ async def test_a_layer_that_another_uploads_is_not_sent_early(tmp_path: Path, va
 
 async def test_a_dripping_client_has_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that stops in the middle loses its leases, so that others need not wait for it."""
-    monkeypatch.setattr("crossmount.proxy.uploads.early_leases.PACED_SECONDS", 0.3)
+    monkeypatch.setattr("crossmount.proxy.uploads.leases.PACED_SECONDS", 0.3)
     async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
         assert await ask(proxy, "slow") == 404
         location = await begin_upload(proxy, "slow")

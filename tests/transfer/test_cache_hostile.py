@@ -17,7 +17,7 @@ from crossmount.testing import ScriptedRegistry
 from crossmount.transfer import cache_fetch
 from crossmount.transfer.cache import BlobCache
 from crossmount.transfer.copy import CopySettings, copy, copy_all
-from crossmount.transfer.copy_jobs import CopyJob
+from crossmount.transfer.image_copier import CopyJob
 from crossmount.transfer.push import push
 from crossmount.transfer.report import CopyReport
 from support.copies import OPTIONS

@@ -10,8 +10,8 @@ from crossmount.index import MemoryMountIndex, RegistryTraits
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions
 from crossmount.testing import Alter, Fault, RegistryOptions, ScriptedRegistry
+from crossmount.transfer.missing import doubtful
 from crossmount.transfer.push import push
-from crossmount.transfer.repair import doubtful
 from crossmount.transfer.report import PushReport
 from support.images import MadeImage, make_layers, make_layout
 

@@ -6,11 +6,10 @@ from functools import cached_property
 
 from crossmount import events
 from crossmount._tasks import Closing
-from crossmount.fleet.lease import LeaseValue, Publishes
+from crossmount.fleet.lease import LeaseValue, Publishes, UploadProgress
 from crossmount.fleet.lease_keeper import LeaseKeeper
 from crossmount.fleet.lease_store import LeaseGateway, LeaseStore
 from crossmount.fleet.poller import Environment, Poller
-from crossmount.fleet.progress import UploadProgress
 from crossmount.fleet.turn import MountTurn, Slots, Turn, UploadTurn
 from crossmount.fleet.waiting import (
     HEARTBEAT_SECONDS,

@@ -6,8 +6,8 @@ from typing import Protocol, TypeVar
 
 from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
+from crossmount.fleet.lease import UploadProgress
 from crossmount.fleet.lease_store import Lease, LeaseStore
-from crossmount.fleet.progress import UploadProgress
 
 T = TypeVar("T")
 

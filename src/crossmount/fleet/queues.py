@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
-from crossmount.fleet.progress import LeasePace
+from crossmount.fleet.lease import LeasePace
 from crossmount.fleet.waiting import (
     INVALID_NAMES_MAX,
     Claim,

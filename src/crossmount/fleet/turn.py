@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from crossmount._blocking import run_now
 from crossmount._dataclass import dataclass
-from crossmount.fleet.progress import UploadProgress
+from crossmount.fleet.lease import UploadProgress
 from crossmount.oci import Repository
 
 

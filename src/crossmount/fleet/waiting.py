@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
-from crossmount.fleet.lease import Publishes
-from crossmount.fleet.progress import UploadProgress
+from crossmount.fleet.lease import Publishes, UploadProgress
 from crossmount.fleet.turn import UploadSlots
 from crossmount.oci import Digest, Repository
 

@@ -20,6 +20,7 @@ from crossmount.index.decode import (
     texts,
 )
 from crossmount.index.keys import Keys
+from crossmount.index.look_up import TIME, seconds_of
 from crossmount.index.protocol import (
     LIFE_MAX,
     BackingServer,
@@ -29,7 +30,6 @@ from crossmount.index.protocol import (
     local_entries_of,
 )
 from crossmount.index.redis_index import TTL_SECONDS
-from crossmount.index.shared import TIME, seconds_of
 from crossmount.oci import Digest
 from crossmount.redis.execute import run_reads, scan_pages
 from crossmount.redis.replies import Command

@@ -22,8 +22,9 @@ from crossmount.index.decode import (
     repositories,
     traits_fields,
 )
+from crossmount.index.exclusions import RedisExclusions
 from crossmount.index.keys import Keys
-from crossmount.index.look_up import LookUp
+from crossmount.index.look_up import TIME, LookUp, SharedFacts
 from crossmount.index.must_mount import clear_must_mount, set_must_mount, this_user
 from crossmount.index.protocol import (
     BackingServer,
@@ -32,8 +33,6 @@ from crossmount.index.protocol import (
     RegistryTraits,
     Sighting,
 )
-from crossmount.index.redis_exclusions import RedisExclusions
-from crossmount.index.shared import TIME, SharedFacts
 from crossmount.oci import Digest, Located, Repository, as_digest, as_digests, as_repository
 from crossmount.oci.reference import normalise_registry
 from crossmount.redis.execute import run_all, run_scripted

@@ -10,8 +10,8 @@ from crossmount.errors import IndexFailedError, InvalidInputError
 from crossmount.index.decode import as_map, number
 from crossmount.index.entries import read_entries, require_listable
 from crossmount.index.keys import days
+from crossmount.index.look_up import TIME, seconds_of
 from crossmount.index.protocol import BackingServer, backing_server
-from crossmount.index.shared import TIME, seconds_of
 from crossmount.maintenance.layer_counts import LayerCounts, RegistryInfo
 from crossmount.redis.execute import run_reads, scan_pages
 from crossmount.redis.link import Link

@@ -26,8 +26,7 @@ from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions
 from crossmount.transfer.cache import BlobCache
 from crossmount.transfer.cache_fetch import CacheFetcher
-from crossmount.transfer.copy_jobs import CopyJob
-from crossmount.transfer.image_copier import ImageCopier
+from crossmount.transfer.image_copier import CopyJob, ImageCopier
 from crossmount.transfer.image_pusher import ImagePusher, Limits
 from crossmount.transfer.origins import Origins
 from crossmount.transfer.registries import Registries

@@ -23,10 +23,9 @@ from crossmount.mount import Mounter
 from crossmount.oci import Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
-from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.accounting import Accounting, PushAccount
 from crossmount.transfer.blobs import BlobPusher
-from crossmount.transfer.repair import Repairs
+from crossmount.transfer.missing import AbsentBlobs, Repairs
 from crossmount.transfer.turns import PushTurns
 
 

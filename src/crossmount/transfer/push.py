@@ -25,8 +25,8 @@ from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.credentials.given import bound_to
 from crossmount.transfer import docker_engine
-from crossmount.transfer.absent import AbsentBlobs
 from crossmount.transfer.image_pusher import ImagePusher, Limits
+from crossmount.transfer.missing import AbsentBlobs
 from crossmount.transfer.origins import Origins
 from crossmount.transfer.registries import Registries
 from crossmount.transfer.report import IndexState, PushReport, proven, with_origins

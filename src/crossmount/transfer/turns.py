@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from crossmount import events
 from crossmount.fleet import Fleet, Patience, Slots, Turn, UploadTurn, upload_in_turn
-from crossmount.fleet.progress import OWN_SECONDS
+from crossmount.fleet.lease import OWN_SECONDS
 from crossmount.index.protocol import Knowledge
 from crossmount.oci import BlobSource, Digest, Repository
 

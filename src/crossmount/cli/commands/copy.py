@@ -31,7 +31,7 @@ from crossmount.cli.transfers import (
 from crossmount.errors import CopyFailedError
 from crossmount.transfer.cache import DEFAULT_LIMIT, BlobCache
 from crossmount.transfer.copy import CopySettings, copy_all
-from crossmount.transfer.copy_jobs import CopyJob, read_list
+from crossmount.transfer.image_copier import CopyJob, read_list
 from crossmount.transfer.report import CopyReport
 
 

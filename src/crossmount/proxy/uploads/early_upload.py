@@ -17,8 +17,8 @@ from crossmount.oci import Digest
 from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.headers import blob_request_headers
 from crossmount.proxy.http.upstream import RequestBody, Upstream, UpstreamTarget
-from crossmount.proxy.uploads.early_leases import EarlyLeases
 from crossmount.proxy.uploads.expected import Push, leave
+from crossmount.proxy.uploads.leases import EarlyLeases
 from crossmount.proxy.uploads.spool import SpoolFile
 from crossmount.registry import UploadSession
 from crossmount.registry.http.location import resolve

@@ -14,7 +14,7 @@ from dataclasses import field
 from crossmount._dataclass import dataclass
 from crossmount.fleet import UploadTurn
 from crossmount.oci import Digest, Repository
-from crossmount.proxy.uploads.early_leases import give_up
+from crossmount.proxy.uploads.leases import give_up
 from crossmount.proxy.uploads.mounting import MountAttempt
 
 EXPECTED_SECONDS = 60.0

@@ -13,12 +13,11 @@ from typing import Literal
 from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
 from crossmount.fleet import Fleet, MountTurn, Patience, Slots, Turn, UploadTurn, mount_or_upload, upload_in_turn
-from crossmount.fleet.progress import OWN_SECONDS, PACED_SECONDS
+from crossmount.fleet.lease import OWN_SECONDS, PACED_SECONDS
 from crossmount.oci import Descriptor, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
-from crossmount.proxy.uploads.deferred_leases import DeferredLeases
-from crossmount.proxy.uploads.early_leases import EarlyLeases
+from crossmount.proxy.uploads.leases import DeferredLeases, EarlyLeases
 from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
 
 PACED_MAX = 4096
