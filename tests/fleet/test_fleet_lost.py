@@ -161,9 +161,9 @@ async def test_a_lease_that_could_not_be_released_is_released_by_a_heartbeat(
         await upload_of(second, "b", patience=patient)
 
 
-async def test_without_a_server_from_the_start(unused_tcp_port: int) -> None:
+async def test_without_a_server_from_the_start(closed_port: int) -> None:
     """A server that never answers costs one call; then all tasks of this process share one upload."""
-    async with open_index(f"redis://127.0.0.1:{unused_tcp_port}/0") as index, Fleet(index) as fleet:
+    async with open_index(f"redis://127.0.0.1:{closed_port}/0") as index, Fleet(index) as fleet:
         turn = await upload_of(fleet, "a")
         waiter = asyncio.create_task(turn_of(fleet, "b"))
         await asyncio.sleep(0)

@@ -16,20 +16,20 @@ ONE = layer(1)
 both = pytest.mark.parametrize("flavour", ["async", "blocking"])
 
 
-async def test_a_dead_seed_is_passed_over(cluster: Cluster, unused_tcp_port: int) -> None:
+async def test_a_dead_seed_is_passed_over(cluster: Cluster, closed_port: int) -> None:
     """A dead server in the URL is skipped, whether it is named first or last."""
     for url in (
-        cluster.url.replace("127.0.0.1:", f"127.0.0.1:{unused_tcp_port},127.0.0.1:", 1),
-        f"{cluster.url},127.0.0.1:{unused_tcp_port}",
+        cluster.url.replace("127.0.0.1:", f"127.0.0.1:{closed_port},127.0.0.1:", 1),
+        f"{cluster.url},127.0.0.1:{closed_port}",
     ):
         async with open_index(url) as index:
             assert await index.sources(ONE, DEST) == ()
 
 
 @both
-async def test_no_server_at_all(flavour: str, unused_tcp_port: int) -> None:
+async def test_no_server_at_all(flavour: str, closed_port: int) -> None:
     """If no server of the URL answers, the index is unavailable, and the error names the servers."""
-    url = f"redis+cluster://u:hunter2secret@127.0.0.1:{unused_tcp_port}"
+    url = f"redis+cluster://u:hunter2secret@127.0.0.1:{closed_port}"
     link = async_link(url) if flavour == "async" else blocking_link(url)
     with pytest.raises(IndexUnavailableError, match=r"redis\+cluster://127\.0\.0\.1") as caught:
         await link.run([("PING",)]) if flavour == "async" else run_now(link.run([("PING",)]))

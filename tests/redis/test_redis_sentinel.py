@@ -92,12 +92,12 @@ async def test_a_sentinel_that_is_gone_is_passed_over(sentinels: Sentinels, flav
 
 
 @both
-async def test_no_sentinel_at_all(flavour: str, unused_tcp_port: int) -> None:
+async def test_no_sentinel_at_all(flavour: str, closed_port: int) -> None:
     """If no sentinel answers, the index is unavailable, and the error says so in plain words."""
-    url = f"redis+sentinel://u:hunter2secret@127.0.0.1:{unused_tcp_port}/main"
+    url = f"redis+sentinel://u:hunter2secret@127.0.0.1:{closed_port}/main"
     error = await Opened(url, flavour).refused()
     assert isinstance(error, IndexUnavailableError)
-    assert f"redis+sentinel://127.0.0.1:{unused_tcp_port}/main" in str(error)
+    assert f"redis+sentinel://127.0.0.1:{closed_port}/main" in str(error)
     assert "no sentinel that answers knows a master" in str(error)
 
 

@@ -168,6 +168,14 @@ def start_server(valkey_binary: Path) -> Iterator[StartServer]:
         yield lambda *options, binary=valkey_binary: start_one(binary, *options)
 
 
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Return a loopback port where nobody listens: it is bound during the test, so that nobody else gets it."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 @contextmanager
 def run_server(binary: Path, *options: str) -> Iterator[Server]:
     """Run a server in a new folder."""

@@ -180,11 +180,11 @@ async def test_several_destinations_at_once(
 
 
 async def test_one_failed_image_does_not_stop_the_others(
-    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, unused_tcp_port: int
+    a: ScriptedRegistry, b: ScriptedRegistry, image: MadeImage, closed_port: int
 ) -> None:
     """The error names the image that failed, its report has the others, and observers receive both."""
     seen: list[events.Event] = []
-    nowhere = f"127.0.0.1:{unused_tcp_port}/app"
+    nowhere = f"127.0.0.1:{closed_port}/app"
     with pytest.raises(CopyFailedError, match="1 of 2 images") as raised:
         await copy(f"{a.address}/team/app:1", nowhere, f"{b.address}/app", options=OPTIONS, observer=seen.append)
     report = raised.value.report

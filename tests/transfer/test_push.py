@@ -232,10 +232,10 @@ async def test_a_mount_that_cannot_be_carried_out_is_an_upload(image: MadeImage)
         assert outcomes(report) == {"uploaded"}
 
 
-async def test_a_registry_that_does_not_answer(image: MadeImage, unused_tcp_port: int) -> None:
+async def test_a_registry_that_does_not_answer(image: MadeImage, closed_port: int) -> None:
     """No answer raises a RegistryUnreachableError that names the registry."""
-    with pytest.raises(RegistryUnreachableError, match=str(unused_tcp_port)):
-        await push(image.path, f"127.0.0.1:{unused_tcp_port}/team/a:1", options=OPTIONS)
+    with pytest.raises(RegistryUnreachableError, match=str(closed_port)):
+        await push(image.path, f"127.0.0.1:{closed_port}/team/a:1", options=OPTIONS)
 
 
 async def test_uploads_and_requests_have_separate_limits(image: MadeImage) -> None:
