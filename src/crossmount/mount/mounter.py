@@ -214,7 +214,8 @@ class Mounter(Closing):
         while state.candidates:
             search.refuse(self.findings.unreadable() | self._client.prepared(search.dest).refused)
             left = search.order(layer, must_mount=state.must_mount)
-            candidates = tuple(source for source in left if source in state.candidates)
+            known = frozenset(state.candidates)
+            candidates = tuple(source for source in left if source in known)
             state = replace(state, candidates=candidates)
             if candidates and search.is_being_tried(candidates[0]):
                 await search.changed()

@@ -61,7 +61,7 @@ def plan(
     """
     ranked = {layer: tuple(rank(known, dest=dest, proven=proven)) for layer, known in sources.items()}
     ranked = {layer: candidates for layer, candidates in ranked.items() if candidates}
-    if not few:
+    if not few or len(ranked) <= 1:  # the best source covers a single layer
         return ranked
     chosen = frozenset(cover(ranked, dest=dest, proven=proven))
     return {
