@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import field, replace
 
 from crossmount._dataclass import dataclass
@@ -210,7 +210,7 @@ class CallerMounter:
             return MountAttempt(digest=digest, dest=dest)
         knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
         search = _Search(caller, agent, dest, digest, frozenset(), restore_deleted=True, try_all=True, later=False)
-        result = await self._mount(search, self._sources(search, knowledge), knowledge, fresh=True)
+        result = await self._mount(search, list(self._sources(search, knowledge)), knowledge, fresh=True)
         return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
     def allows(self, source: str, dest: Repository, caller: Caller) -> bool:
@@ -236,10 +236,9 @@ class CallerMounter:
         search = _Search(
             caller, agent, dest, digest, frozenset(), restore_deleted=False, try_all=False, later=False
         )
+        hides_nothing = self.privacy.hides_nothing(caller, agent)
         sources = self._sources(search, knowledge)
-        if not self.privacy.hides_nothing(caller, agent):
-            sources = [source for source in sources if source.name in agent.readable]
-        return sources[0] if sources else None
+        return next((source for source in sources if hides_nothing or source.name in agent.readable), None)
 
     async def _look_up_and_mount(self, search: _Search, knowledge: Knowledge | None) -> MountAttempt:
         dest, digest = search.dest, search.digest
@@ -249,7 +248,7 @@ class CallerMounter:
             if not search.restore_deleted:
                 return attempt
             self._recorder.clear_deletion(dest, digest)
-        sources, unknown = self._sources(search, knowledge), []
+        sources, unknown = list(self._sources(search, knowledge)), []
         if not search.try_all and not knowledge.of(digest).must_mount:
             readable = search.agent.readable
             unknown = [source for source in sources if source.name not in readable]
@@ -262,16 +261,15 @@ class CallerMounter:
         unfinished = self.privacy.start(self._mount(search, unknown, only), later=search.later)
         return replace(attempt, unfinished=unfinished)
 
-    def _sources(self, search: _Search, knowledge: Knowledge) -> list[Repository]:
-        """Return the sources that may be tried, best first."""
-        found = search.agent.mounter.candidates(knowledge, search.dest).get(search.digest, ())
-        return [
-            source
-            for source in found
-            if source.name not in search.without
-            and self.allows(source.name, search.dest, search.caller)
-            and search.caller.may_mount_from(source.name)
-        ]
+    def _sources(self, search: _Search, knowledge: Knowledge) -> Iterator[Repository]:
+        """Yield the sources that may be tried, best first."""
+        for source in search.agent.mounter.candidates(knowledge, search.dest).get(search.digest, ()):
+            if (
+                source.name not in search.without
+                and self.allows(source.name, search.dest, search.caller)
+                and search.caller.may_mount_from(source.name)
+            ):
+                yield source
 
     async def look_up(self, dest: Repository, digest: Digest) -> Knowledge:
         """Ask the index for a blob, and for what is known of the registry."""
