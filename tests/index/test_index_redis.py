@@ -296,6 +296,14 @@ async def test_traits_that_would_live_longer_than_ours_are_not_believed(
     assert 0 < raw.ttl(key) <= 6 * 3600
 
 
+async def test_a_wrong_type_in_place_of_flags_hides_no_source(index: RedisMountIndex, raw: "redis.Redis") -> None:
+    """A layer whose flags are of another type is recorded all the same, and the refusal is told."""
+    raw.set(FLAGS, "x", ex=600)
+    with pytest.raises(IndexRefusedError, match="something else"):
+        await index.record([Sighting(ONE, A, size=5)])
+    assert (await index.look_up([ONE], DEST)).of(ONE).sources == (A,)
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 async def test_flags_of_a_stranger_are_not_read_for_ever(
     index: RedisMountIndex, raw: "redis.Redis", *, recorded: bool

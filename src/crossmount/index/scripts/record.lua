@@ -25,7 +25,9 @@ local function end_of(name)
 end
 
 local fields, needs_flags = redis.pcall('HLEN', flags), field ~= home
-if type(fields) == 'number' and fields > 1000 then  -- a stranger's: to read them all takes long, in each look-up
+if type(fields) ~= 'number' then  -- of another type, which is an error once the source is there
+  needs_flags = true
+elseif fields > 1000 then  -- a stranger's: to read them all takes long, in each look-up
   redis.call('DEL', flags)
   fields = 0
 end
