@@ -116,7 +116,7 @@ async def test_real_tokens_that_end_in_the_middle_of_uploads(
     tokens.early = tokens.expires_in + 52  # the registry accepts them for a minute longer: so for eight seconds
     slow = Fault(method="PUT", path=UPLOADS, action=CutReceiving(after=CUT_AFTER), times=PUSHERS, delay=8.1)
     async with faulty_way(registry.url, slow) as way:
-        options = replace(OPTIONS, authfile=tmp_path / "auth.json", commit_timeout=10.0)  # nothing stores so long
+        options = replace(OPTIONS, authfile=tmp_path / "auth.json", commit_timeout=30.0)  # nothing stores so long
         assert options.authfile is not None
         auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         options.authfile.write_text(json.dumps({"auths": {way.address: {"auth": auth}}}))
