@@ -78,7 +78,12 @@ async def run_each(jobs: AsyncIterator[Callable[[], Awaitable[None]]], *, at_onc
 
 async def run_to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking function in a thread; a cancelled caller waits for its end, since it may use an open file."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await finish(asyncio.to_thread(function, *args, **kwargs))
+
+
+async def finish(action: Awaitable[T]) -> T:
+    """Do something to its end, such as closing a connection; a cancelled caller waits for that."""
+    work = asyncio.ensure_future(action)
     work.add_done_callback(collect)
     try:
         return await asyncio.shield(work)

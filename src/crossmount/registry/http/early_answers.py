@@ -22,7 +22,7 @@ import anyio
 import httpcore
 import httpx
 
-from crossmount._tasks import collect
+from crossmount._tasks import collect, finish
 from crossmount.registry.http.answer_heads import AnswerHeads, InterimFloodError, report_answer
 
 GRACE_SECONDS = 0.5
@@ -172,7 +172,10 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
         self._heads.feed(data)
 
     async def aclose(self) -> None:
-        """Close the connection."""
+        """Close the connection, even if the caller is cancelled."""
+        await finish(self._close())
+
+    async def _close(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
@@ -183,8 +186,12 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        """Return the connection with TLS on it."""
-        return AnsweredStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        """Return the connection with TLS on it; close it if that fails, or if the caller is cancelled."""
+        try:
+            return AnsweredStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            await self.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         """Return what the connection knows of itself."""

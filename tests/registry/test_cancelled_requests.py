@@ -1,0 +1,71 @@
+"""A request that is cancelled leaves nothing open, whichever step it has reached."""
+
+import asyncio
+import contextlib
+import gc
+import warnings
+from pathlib import Path
+
+import httpx
+import pytest
+
+from crossmount.registry.http.httpcore_pool import watch_answers
+from crossmount.registry.http.location import Origin
+from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.transport import make_client
+from crossmount.testing import ScriptedRegistry
+from support.certificates import self_signed
+
+STEPS = 120
+"""More turns of the event loop than a request takes, with TLS too."""
+
+CROWD = 4
+
+
+def garbage() -> list[str]:
+    """Collect the garbage, and return what was left open."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gc.collect()
+    return [str(warning.message) for warning in said]
+
+
+async def cancel_after(steps: int, requests: list["asyncio.Task[httpx.Response]"]) -> None:
+    """Cancel requests after some turns of the event loop, and wait for their end."""
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for request in requests:
+        request.cancel()
+    for request in requests:
+        with contextlib.suppress(asyncio.CancelledError):
+            await request
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_cancelled_request_leaves_no_connection_open(scheme: str, tmp_path: Path) -> None:
+    """Requests that are cancelled after any number of turns of the event loop leave no socket to the collector."""
+    context, certificate = self_signed(tmp_path)
+    left = []
+    async with ScriptedRegistry(tls=context if scheme == "https" else None) as registry:
+        options = ClientOptions(ca_file=certificate)
+        for steps in range(STEPS):
+            async with make_client(options, registry=Origin.of(httpx.URL(registry.url))) as client:
+                url = f"{registry.url}/v2/"
+                await cancel_after(steps, [asyncio.create_task(client.get(url)) for _ in range(CROWD)])
+            left += [f"after {steps} turns: {each}" for each in garbage()]
+    assert not left
+
+
+async def test_a_cancelled_request_leaves_no_dropped_connection_open() -> None:
+    """A request that closes connections that were idle for too long closes them all, also if it is cancelled."""
+    left = []
+    async with ScriptedRegistry() as registry:
+        url = f"{registry.url}/v2/"
+        for steps in range(STEPS):
+            async with httpx.AsyncClient(transport=watch_answers(httpx.AsyncHTTPTransport())) as client:
+                await asyncio.gather(*(client.get(url) for _ in range(CROWD)))
+                for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
+                    connection._connection._expire_at = 0.0
+                await cancel_after(steps, [asyncio.create_task(client.get(url))])
+            left += [f"after {steps} turns: {each}" for each in garbage()]
+    assert not left
