@@ -1,4 +1,5 @@
 import ast
+import functools
 import importlib.metadata
 import inspect
 import os
@@ -129,3 +130,15 @@ def test_every_blocking_method_has_a_signature_and_a_docstring() -> None:
                 parameters = inspect.signature(value).parameters
                 assert not {"args", "kwargs"} & set(parameters), f"{name}.{method}"
                 assert inspect.getdoc(value), f"{name}.{method}"
+
+
+def test_a_public_member_is_no_cached_property() -> None:
+    """No public member of a public class is a cached property: `help()` and `inspect` know no signature of one."""
+    found = []
+    for name in exported(crossmount.asyncio):
+        for kind in (getattr(crossmount, name), getattr(crossmount.asyncio, name)):
+            for member in dir(kind) if inspect.isclass(kind) else ():
+                value = inspect.getattr_static(kind, member)
+                if not member.startswith("_") and isinstance(value, functools.cached_property):
+                    found.append(f"{kind.__module__}.{name}.{member}")
+    assert not found

@@ -37,6 +37,9 @@ class Fleet(Closing):
         environment: clock, randomness and identity.
         life: seconds until a lease expires without a renewal.
         heartbeat: seconds between renewals.
+
+    Attributes:
+        meter: measures the rate of this process's uploads.
     """
 
     def __init__(
@@ -48,16 +51,12 @@ class Fleet(Closing):
         life: float = LEASE_SECONDS,
         heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
+        self.meter = RateMeter()
         self._environment = environment or Environment()
         self._guard = index if isinstance(index, GuardedIndex) else GuardedIndex(index, observer=observer)
         self._server = backing_server(index)
         self._life = life
         self._heartbeat = heartbeat
-
-    @cached_property
-    def meter(self) -> RateMeter:
-        """Measures the rate of this process's uploads."""
-        return RateMeter()
 
     @cached_property
     def _store(self) -> LeaseStore | None:
