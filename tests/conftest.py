@@ -38,10 +38,11 @@ class _Unretrieved(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the record if it is about such an exception.
 
-        A stream of asyncio that the other side has reset has a future of its own for whoever awaits `wait_closed`.
+        A stream of asyncio that the other side has reset, or whose TLS failed, has a future of its own for whoever
+        awaits `wait_closed`.
         """
         words, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-        is_of_a_stream = words.startswith("Future ") and isinstance(error, ConnectionError)
+        is_of_a_stream = words.startswith("Future ") and isinstance(error, OSError)
         if "never retrieved" in words and not is_of_a_stream:
             self.found.append(words)
 
