@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from crossmount.registry.http.httpcore_pool import watch_answers
+from crossmount.registry.http.httpcore_pool import prepare_transport
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.transport import make_client
@@ -62,7 +62,7 @@ async def test_a_cancelled_request_leaves_no_dropped_connection_open() -> None:
     async with ScriptedRegistry() as registry:
         url = f"{registry.url}/v2/"
         for steps in range(STEPS):
-            async with httpx.AsyncClient(transport=watch_answers(httpx.AsyncHTTPTransport())) as client:
+            async with httpx.AsyncClient(transport=prepare_transport(httpx.AsyncHTTPTransport())) as client:
                 await asyncio.gather(*(client.get(url) for _ in range(CROWD)))
                 for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
                     connection._connection._expire_at = 0.0

@@ -18,7 +18,7 @@ from crossmount.errors import InvalidAnswerError, RegistryRefusedError, Registry
 from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference, Repository
 from crossmount.registry import RegistryClient, UploadSession
 from crossmount.registry.http.answer_heads import INTERIM_MAX, AnswerHeads, InterimFloodError
-from crossmount.registry.http.httpcore_pool import watch_answers
+from crossmount.registry.http.httpcore_pool import prepare_transport
 from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
@@ -290,7 +290,7 @@ def test_too_many_interim_answers_are_an_error() -> None:
 def test_another_httpcore_is_noticed() -> None:
     """If httpcore keeps its network backend elsewhere, making a client fails with clear words."""
     transport = httpx.AsyncHTTPTransport()
-    watch_answers(transport)
+    prepare_transport(transport)
     del transport._pool._network_backend
     with pytest.raises(TypeError, match="httpcore_pool"):
-        watch_answers(transport)
+        prepare_transport(transport)

@@ -105,10 +105,10 @@ class Connections(httpx.AsyncBaseTransport):
 
     def _transport(self, route: Route) -> httpx.AsyncHTTPTransport:
         if route not in self._transports:
-            from crossmount.registry.http.httpcore_pool import watch_answers  # noqa: PLC0415 loads httpcore
+            from crossmount.registry.http.httpcore_pool import prepare_transport  # noqa: PLC0415 loads httpcore
 
             scheme, to_registry, proxy = route
-            self._transports[route] = watch_answers(
+            self._transports[route] = prepare_transport(
                 httpx.AsyncHTTPTransport(
                     verify=self._trust.context(for_registry=to_registry) if scheme == "https" else False,
                     trust_env=False,

@@ -5,7 +5,7 @@ A gateway that refuses an upload answers as soon as it has read the headers, and
 and the bytes in its buffer are lost. `AnsweredStream` therefore reads while a body is sent, and ends the body with
 httpcore's WriteError when a refusal comes. Interim answers (1xx) do not end it, and too many are an error.
 
-httpcore's network backends are public; `httpcore_pool.watch_answers` puts this one into an httpx transport.
+httpcore's network backends are public; `httpcore_pool.prepare_transport` puts this one into an httpx transport.
 """
 # ruff: noqa: ASYNC109 the signatures are httpcore's
 

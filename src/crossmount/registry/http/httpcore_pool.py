@@ -22,7 +22,7 @@ from crossmount.registry.http.early_answers import AnsweredBackend
 from crossmount.registry.http.httpx_internals import OWNER
 
 
-def watch_answers(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
+def prepare_transport(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
     """Prepare a new transport, and return it.
 
     Its connections notice early answers and serve one owner each; those that are dropped are closed.
