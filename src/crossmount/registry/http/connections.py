@@ -17,6 +17,7 @@ import httpx
 
 from crossmount.errors import MissingExtraError
 from crossmount.registry.http.certificates import TrustStore
+from crossmount.registry.http.connection_choice import choose_quickly
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
 from crossmount.registry.http.tls import TlsProbe, os_reason, probe_tls
@@ -108,7 +109,7 @@ class Connections(httpx.AsyncBaseTransport):
             from crossmount.registry.http.httpcore_pool import prepare_transport  # noqa: PLC0415 loads httpcore
 
             scheme, to_registry, proxy = route
-            self._transports[route] = prepare_transport(
+            transport = prepare_transport(
                 httpx.AsyncHTTPTransport(
                     verify=self._trust.context(for_registry=to_registry) if scheme == "https" else False,
                     trust_env=False,
@@ -116,6 +117,8 @@ class Connections(httpx.AsyncBaseTransport):
                     proxy=None if proxy is None else self._with_trust(proxy),
                 )
             )
+            choose_quickly(transport)
+            self._transports[route] = transport
         return self._transports[route]
 
     def _with_trust(self, proxy: httpx.URL) -> httpx.Proxy:

@@ -1,0 +1,124 @@
+"""Which connection of httpcore's pool a request gets, found without a look at all connections for each request.
+
+httpcore checks every connection of a pool, with a system call for each idle one, whenever a request begins or
+ends; and for each idle connection it counts all of them. With some hundred connections that takes longer than all
+else that is done for a request. Here a request looks for an idle connection, and checks the one that it takes.
+All are checked once a second, and when the pool is full.
+
+What it depends on, and httpcore does not document: the names of the pool's lists and limits, and the method that
+assigns waiting requests to connections.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    import httpcore
+
+SWEEP_SECONDS = 1.0
+"""Seconds between two checks of all connections."""
+
+_NAMES = (
+    "_assign_requests_to_connections",
+    "_connections",
+    "_max_connections",
+    "_max_keepalive_connections",
+    "_requests",
+)
+
+
+def choose_quickly(transport: httpx.AsyncHTTPTransport, *, clock: Callable[[], float] = time.monotonic) -> None:
+    """Let the pool of a transport choose its connections as this module does.
+
+    Args:
+        transport: the transport.
+        clock: seconds, from any start.
+
+    Raises:
+        TypeError: httpcore has changed.
+    """
+    pool: Any = transport._pool  # noqa: SLF001 httpx has no parameter for it
+    if missing := [name for name in _NAMES if not hasattr(pool, name)]:
+        raise TypeError(f"httpcore's pool has no {missing[0]}: adapt connection_choice")
+    pool._assign_requests_to_connections = ConnectionChoice(pool, clock=clock).assign  # noqa: SLF001
+
+
+class ConnectionChoice:
+    """Assigns the waiting requests of a pool to its connections.
+
+    Args:
+        pool: httpcore's pool.
+        clock: seconds, from any start.
+    """
+
+    def __init__(self, pool: Any, *, clock: Callable[[], float]) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._sweep_at = clock() + SWEEP_SECONDS
+
+    def assign(self) -> "list[httpcore.AsyncConnectionInterface]":
+        """Give each waiting request a connection if there is one for it; return those that must be closed."""
+        closing: list[httpcore.AsyncConnectionInterface] = []
+        if self._clock() >= self._sweep_at or self._count > self._pool._max_keepalive_connections:  # noqa: SLF001
+            self._sweep(closing)
+        for request in [each for each in self._pool._requests if each.is_queued()]:  # noqa: SLF001
+            origin = request.request.url.origin
+            connection = self._idle(origin, closing) or self._new(origin, closing)
+            if connection is None:  # later requests wait too, and those for idle connections do not
+                continue
+            request.assign_to_connection(connection)
+        return closing
+
+    @property
+    def _count(self) -> int:
+        return len(self._pool._connections)  # noqa: SLF001
+
+    def _idle(
+        self, origin: "httpcore.Origin", closing: "list[httpcore.AsyncConnectionInterface]"
+    ) -> "httpcore.AsyncConnectionInterface | None":
+        """Return an idle connection to an origin; those that have expired are dropped on the way."""
+        connections = self._pool._connections  # noqa: SLF001
+        for connection in list(connections):
+            if not connection.is_available() or not connection.can_handle_request(origin):
+                continue
+            if not connection.has_expired():
+                found: httpcore.AsyncConnectionInterface = connection
+                return found
+            connections.remove(connection)
+            closing.append(connection)
+        return None
+
+    def _new(
+        self, origin: "httpcore.Origin", closing: "list[httpcore.AsyncConnectionInterface]"
+    ) -> "httpcore.AsyncConnectionInterface | None":
+        """Return a new connection; in a full pool it takes the place of an idle one. None if there is no place."""
+        pool = self._pool
+        if self._count >= pool._max_connections:  # noqa: SLF001
+            self._sweep(closing)
+        if self._count >= pool._max_connections:  # noqa: SLF001
+            idle = next((each for each in pool._connections if each.is_idle()), None)  # noqa: SLF001
+            if idle is None:
+                return None
+            pool._connections.remove(idle)  # noqa: SLF001
+            closing.append(idle)
+        connection: httpcore.AsyncConnectionInterface = pool.create_connection(origin)
+        pool._connections.append(connection)  # noqa: SLF001
+        return connection
+
+    def _sweep(self, closing: "list[httpcore.AsyncConnectionInterface]") -> None:
+        """Drop the connections that are closed, have expired, or are idle beyond the pool's limit of idle ones."""
+        self._sweep_at = self._clock() + SWEEP_SECONDS
+        pool, kept = self._pool, []
+        surplus = self._count - pool._max_keepalive_connections  # noqa: SLF001
+        for connection in pool._connections:  # noqa: SLF001
+            if connection.is_closed():
+                surplus -= 1
+            elif connection.has_expired() or (surplus > 0 and connection.is_idle()):
+                surplus -= 1
+                closing.append(connection)
+            else:
+                kept.append(connection)
+        pool._connections[:] = kept  # noqa: SLF001

@@ -1,0 +1,158 @@
+"""A pool finds a connection without a look at all of them, and keeps httpcore's promises."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from crossmount.registry.http.connection_choice import SWEEP_SECONDS, choose_quickly
+from crossmount.testing.acceptor import Acceptor
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+class Server:
+    """Answers every request, and counts its connections."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.hang_up = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection until it is closed here or there."""
+        self.connections += 1
+        reading: asyncio.Task[bytes] | None = None
+        hanging_up = asyncio.create_task(self.hang_up.wait())
+        try:
+            while True:
+                reading = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+                await asyncio.wait([reading, hanging_up], return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done() or reading.exception() is not None:
+                    return
+                writer.write(ANSWER)
+                await writer.drain()
+        finally:
+            hanging_up.cancel()
+            if reading is not None:
+                reading.cancel()
+            await asyncio.gather(*filter(None, [reading, hanging_up]), return_exceptions=True)
+            writer.close()
+            self.gone.set()
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@asynccontextmanager
+async def client_of(clock: Clock, **limits: int) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client whose pool chooses quickly."""
+    transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(**{"max_keepalive_connections": 100, **limits}))
+    choose_quickly(transport, clock=clock)
+    async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=20) as client:
+        yield client
+
+
+def pool_of(client: httpx.AsyncClient) -> Any:
+    """Return httpcore's pool of a client."""
+    return client._transport._pool  # type: ignore[attr-defined]
+
+
+async def test_a_request_uses_an_idle_connection_again() -> None:
+    """One client that sends one request after the other has one connection."""
+    server = Server()
+    async with Acceptor(server) as acceptor, client_of(Clock()) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        for _ in range(5):
+            await client.get(url)
+        assert server.connections == 1
+
+
+async def test_only_the_chosen_connection_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a hundred idle connections, a request checks the one that it takes."""
+    server, clock = Server(), Clock()
+    async with Acceptor(server) as acceptor, client_of(clock) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        async with asyncio.TaskGroup() as group:
+            for _ in range(30):
+                group.create_task(client.get(url))
+        import httpcore  # noqa: PLC0415 loaded by then
+
+        checked: list[object] = []
+        expired = httpcore.AsyncHTTPConnection.has_expired
+
+        def count(connection: httpcore.AsyncHTTPConnection) -> bool:
+            checked.append(connection)
+            return expired(connection)
+
+        monkeypatch.setattr(httpcore.AsyncHTTPConnection, "has_expired", count)
+        assert len(pool_of(client).connections) > 1
+        await client.get(url)
+        assert len(checked) == 1
+        clock.now += SWEEP_SECONDS
+        await client.get(url)
+        assert len(set(checked)) == len(pool_of(client).connections)
+
+
+async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
+    """After the server hung up on an idle connection, the next request gets a new one."""
+    server = Server()
+    async with Acceptor(server) as acceptor, client_of(Clock()) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        await client.get(url)
+        server.hang_up.set()
+        await server.gone.wait()
+        server.hang_up.clear()
+        await client.get(url)
+        assert server.connections == 2
+
+
+async def test_a_full_pool_takes_the_place_of_an_idle_connection_elsewhere() -> None:
+    """A request to another server is sent although all places are taken by idle connections."""
+    first, second = Server(), Server()
+    async with Acceptor(first) as one, Acceptor(second) as other, client_of(Clock(), max_connections=1) as client:
+        here, there = [f"http://127.0.0.1:{await acceptor.open()}/" for acceptor in (one, other)]
+        for url in (here, there, here):
+            await client.get(url)
+        assert (first.connections, second.connections) == (2, 1)
+        assert len(pool_of(client).connections) == 1
+
+
+async def test_in_a_full_pool_requests_wait_for_their_turn() -> None:
+    """More requests than connections are all answered, over as many connections as are allowed."""
+    server = Server()
+    async with Acceptor(server) as acceptor, client_of(Clock(), max_connections=2) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        answers = await asyncio.gather(*(client.get(url) for _ in range(12)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert server.connections <= 2
+
+
+async def test_idle_connections_beyond_their_limit_are_closed() -> None:
+    """After a crowd the pool keeps as many idle connections as its limit says."""
+    server = Server()
+    async with Acceptor(server) as acceptor, client_of(Clock(), max_keepalive_connections=1) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        await asyncio.gather(*(client.get(url) for _ in range(8)))
+        await client.get(url)
+        assert len(pool_of(client).connections) == 1
+
+
+def test_a_pool_that_has_changed_is_refused() -> None:
+    """If httpcore names its lists differently, that is said at once."""
+
+    class Transport:
+        _pool = object()
+
+    with pytest.raises(TypeError, match="adapt connection_choice"):
+        choose_quickly(Transport())  # type: ignore[arg-type]
