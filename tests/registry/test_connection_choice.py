@@ -148,6 +148,27 @@ async def test_idle_connections_beyond_their_limit_are_closed() -> None:
         assert len(pool_of(client).connections) == 1
 
 
+async def test_connections_that_were_closed_are_dropped() -> None:
+    """Requests that are cancelled, and so close their connections, leave few of them in the pool."""
+    server, silent = Server(), asyncio.Event()
+
+    async def no_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        silent.set()
+        await reader.read()
+
+    async with Acceptor(server) as acceptor, Acceptor(no_answer) as other, client_of(Clock()) as client:
+        url, nowhere = [f"http://127.0.0.1:{await each.open()}/" for each in (acceptor, other)]
+        for _ in range(20):
+            silent.clear()
+            request = asyncio.create_task(client.get(nowhere))
+            await silent.wait()
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+            await client.get(url)
+        assert len(pool_of(client).connections) <= 2
+
+
 def test_a_pool_that_has_changed_is_refused() -> None:
     """If httpcore names its lists differently, that is said at once."""
 
