@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from crossmount.index.protocol import RegistryTraits, Sighting
@@ -284,3 +285,40 @@ async def test_heads_that_repeat_are_recorded_once(monkeypatch: pytest.MonkeyPat
         registry.put_blob("app", DATA)
         assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 200
         assert len(seen) == 2
+
+
+async def test_the_size_of_a_blob_is_asked_for_once(tmp_path: Path) -> None:
+    """A caller that was told a blob's size gets the blob in other repositories by one mount alone."""
+    async with ScriptedRegistry() as registry, proxy_before(registry.url, spool=tmp_path) as proxy:
+        proof, digest = registry.put_blob("base", b"proof"), registry.put_blob("base", DATA)
+        await proxy.knows(proof, "base")
+        await proxy.knows(digest, "base")
+        assert (await proxy.client.head(f"/v2/app/blobs/{proof}")).status_code == 200
+        assert (await proxy.client.head(f"/v2/app/blobs/{digest}")).status_code == 200
+        for name in ("one", "two"):
+            assert (await proxy.client.head(f"/v2/{name}/manifests/v1")).status_code == 404
+            before = len(registry.requests)
+            answer = await proxy.client.head(f"/v2/{name}/blobs/{digest}")
+            assert (answer.status_code, answer.headers["content-length"]) == (200, str(len(DATA)))
+            assert [each.method for each in registry.requests[before:]] == ["POST"]
+
+
+async def test_a_size_that_another_caller_was_told_is_asked_for(tmp_path: Path) -> None:
+    """What one caller learnt of a blob, not even its size, is no other caller's answer."""
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, spool=tmp_path) as proxy,
+        httpx.AsyncClient(base_url=proxy.url, auth=("other", "secret")) as other,
+    ):
+        proof, digest = registry.put_blob("base", b"proof"), registry.put_blob("base", DATA)
+        await proxy.knows(proof, "base")
+        await proxy.knows(digest, "base")
+        for each in (proof, digest):
+            assert (await proxy.client.head(f"/v2/app/blobs/{each}")).status_code == 200
+        assert (await other.head(f"/v2/base/blobs/{proof}")).status_code == 200
+        assert (await other.head("/v2/two/manifests/v1")).status_code == 404
+        before = len(registry.requests)
+        assert (await other.head(f"/v2/two/blobs/{digest}")).status_code == 200
+        assert ("HEAD", f"/v2/base/blobs/{digest}") in [
+            (each.method, each.path) for each in registry.requests[before:]
+        ]

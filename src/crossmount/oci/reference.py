@@ -110,6 +110,9 @@ class Repository:
     def __str__(self) -> str:
         return f"{self.registry}/{self.name}"
 
+    def __hash__(self) -> int:  # sets of sources are everywhere, and this is faster than a dataclass's
+        return hash((self.registry, self.name))
+
 
 class Located(Protocol):
     """A `Repository` or a `Reference`."""

@@ -16,7 +16,7 @@ from crossmount._dataclass import dataclass
 from crossmount._expiring import ExpiringSet
 from crossmount.index.protocol import MountIndex
 from crossmount.mount import Mounter
-from crossmount.oci import Repository
+from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.admission import Admission
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs
@@ -35,6 +35,7 @@ REFUSED_SECONDS = 60.0
 """How long it is remembered that the registry showed or refused a repository to a caller."""
 
 _NAMES_MAX = 4096
+_SIZES_MAX = 1024
 
 ORIGIN = "the caller of the proxy"
 BASIC_CHALLENGE = (b"www-authenticate", b'Basic realm="crossmount"')
@@ -49,6 +50,7 @@ class Agent:
         readable: the names of repositories that the caller was seen to read.
         unreadable: those that the registry lately did not let it read.
         asked: those that the registry is asked about, or was lately.
+        sizes: bytes of blobs, as the registry told this caller.
     """
 
     client: RegistryClient
@@ -56,6 +58,14 @@ class Agent:
     readable: ExpiringSet[str] = field(default_factory=partial(ExpiringSet, READABLE_SECONDS, limit=_NAMES_MAX))
     unreadable: ExpiringSet[str] = field(default_factory=partial(ExpiringSet, REFUSED_SECONDS, limit=_NAMES_MAX))
     asked: ExpiringSet[str] = field(default_factory=partial(ExpiringSet, REFUSED_SECONDS, limit=_NAMES_MAX))
+    sizes: OrderedDict[Digest, int] = field(default_factory=OrderedDict)
+
+    def note_size(self, digest: Digest, size: int) -> None:
+        """Remember how many bytes a blob has, whatever the repository: the digest names its bytes."""
+        self.sizes[digest] = size
+        self.sizes.move_to_end(digest)
+        if len(self.sizes) > _SIZES_MAX:
+            self.sizes.popitem(last=False)
 
     async def aclose(self) -> None:
         """Close the mounter and the client."""

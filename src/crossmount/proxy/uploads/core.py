@@ -18,8 +18,9 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.upstream import RequestBody, Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.expected import ExpectedBlobs
-from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
+from crossmount.proxy.uploads.mounting import CallerMounter
 from crossmount.proxy.uploads.sessions import ClientSession, ClientSessions
 from crossmount.proxy.uploads.spool import SpoolFolder
 from crossmount.proxy.uploads.turns import BlobOutcome, ProxyTurns

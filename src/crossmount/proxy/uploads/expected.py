@@ -14,8 +14,8 @@ from dataclasses import field
 from crossmount._dataclass import dataclass
 from crossmount.fleet import UploadTurn
 from crossmount.oci import Digest, Repository
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.leases import give_up
-from crossmount.proxy.uploads.mounting import MountAttempt
 
 EXPECTED_SECONDS = 60.0
 """How long after its question a client is expected to begin the upload."""

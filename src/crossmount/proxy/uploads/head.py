@@ -5,14 +5,13 @@ import contextlib
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import CrossmountError
-from crossmount.index.protocol import Knowledge
 from crossmount.oci import Digest, Repository
-from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, request_headers
 from crossmount.proxy.http.routes import BlobRoute
+from crossmount.proxy.uploads.attempts import Candidates, MountAttempt
 from crossmount.proxy.uploads.core import Core
-from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.turns import BlobOutcome
 from crossmount.registry import SIZE_UNKNOWN
 
@@ -30,12 +29,13 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
     """Answer whether a repository has a blob.
 
     1. If the caller is pushing, or about to, and the index has a source but not the repository, the mount is the
-       question. A 201 says that the repository has the blob, and the source, which is asked meanwhile, says its
-       size. This needs a registry whose 201 is known to be true. The repository is not asked at the same time:
-       distribution 2.8 answers 500 to a HEAD of a blob that it is mounting.
+       question. A 201 says that the repository has the blob. Its size is the one that the registry told this
+       caller for the same digest before; else the source is asked for it meanwhile. This needs a registry whose
+       201 is known to be true. The repository is not asked at the same time: distribution 2.8 answers 500 to a
+       HEAD of a blob that it is mounting.
     2. Else, or if that failed, ask the registry.
-    3. On 404, mount the blob from a repository that the index names, unless a client deleted it from here; as in 1
-       the source says its size meanwhile.
+    3. On 404, mount the blob from a repository that the index names, unless a client deleted it from here; its
+       size is found as in 1.
     4. If the caller's token is too narrow for the mount, ask for a wider one, once.
     5. If the mount failed and somebody is uploading the blob, wait for the upload and mount it then.
     6. After a mount, ask the registry again, unless 1 or 3 has shown all. Another 404 shows that the 201 was not
@@ -49,7 +49,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
     async with core.heads:
         attempt, size = await _mount_first(core, caller, dest, route.digest)
         if attempt is None or not attempt.mounted:
-            head = await _ask(core, exchange, dest, caller)
+            head = await _ask(core, exchange, dest, route.digest, caller)
             if head.status == 404 and attempt is None:
                 attempt, size = await _mount(core, caller, dest, route.digest)
     if attempt is not None and not attempt.deleted and (head is None or head.status == 404):
@@ -61,7 +61,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
             head = None if size is None else _HeadAnswer(200, _headers(route.digest, size), size)
             if head is None:
                 async with core.heads:
-                    head = await _ask(core, exchange, dest, caller)
+                    head = await _ask(core, exchange, dest, route.digest, caller)
                 if outcome.mounted is not None and head.status in {200, 404}:
                     await core.recorder.record_mount_proof(dest.registry, truthful=head.status == 200)
     assert head is not None, "a mounted blob has an outcome"  # noqa: S101 a promise of ours
@@ -76,7 +76,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
     await exchange.write(b"", more=False)
 
 
-async def _ask(core: Core, exchange: Exchange, dest: Repository, caller: Caller) -> _HeadAnswer:
+async def _ask(core: Core, exchange: Exchange, dest: Repository, digest: Digest, caller: Caller) -> _HeadAnswer:
     upstream = core.upstream
     async with upstream.request(
         "HEAD",
@@ -86,6 +86,8 @@ async def _ask(core: Core, exchange: Exchange, dest: Repository, caller: Caller)
     ) as response:
         length = response.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else None
+        if response.status_code == 200 and size is not None and caller.agent is not None:
+            caller.agent.note_size(digest, size)
         return _HeadAnswer(response.status_code, upstream.answer_headers(exchange, response), size)
 
 
@@ -101,24 +103,28 @@ async def _mount_first(
     may_mount = caller.agent is not None and caller.is_admitted and core.permissions.may_push(caller, dest.name)
     if not may_mount or not _is_certain(core, digest) or not core.sessions.will_push(caller.key, dest.name):
         return None, None
-    knowledge = await core.mounter.look_up(dest, digest)
-    if core.mounter.first_source(caller, dest, digest, knowledge) is None:
+    candidates = await core.mounter.candidates(caller, dest, digest)
+    if core.mounter.first_source(caller, digest, candidates) is None:
         return None, None
-    return await _mount(core, caller, dest, digest, knowledge)
+    return await _mount(core, caller, dest, digest, candidates)
 
 
 async def _mount(
-    core: Core, caller: Caller, dest: Repository, digest: Digest, knowledge: Knowledge | None = None
+    core: Core, caller: Caller, dest: Repository, digest: Digest, candidates: Candidates | None = None
 ) -> tuple[MountAttempt, int | None]:
-    """Mount a blob; where a 201 is certain to be true, ask a source for the blob's size meanwhile."""
-    mounter, source = core.mounter, None
-    if _is_certain(core, digest) and caller.agent is not None and caller.is_admitted:
-        knowledge = knowledge or await mounter.look_up(dest, digest)
-        source = mounter.first_source(caller, dest, digest, knowledge)
-    mount = mounter.mount(caller, dest, digest, restore_deleted=False, knowledge=knowledge)
-    if source is None:
-        return await mount, None
-    attempt, size = await asyncio.gather(mount, _size_at(caller, source, digest))
+    """Mount a blob; where a 201 is certain to be true, also find its size."""
+    mounter, agent, source = core.mounter, caller.agent, None
+    size: int | None = None
+    if _is_certain(core, digest) and agent is not None and caller.is_admitted:
+        size = agent.sizes.get(digest)
+        if size is None:
+            candidates = candidates or await mounter.candidates(caller, dest, digest)
+            source = mounter.first_source(caller, digest, candidates)
+    mount = mounter.mount(caller, dest, digest, restore_deleted=False, candidates=candidates)
+    if agent is None or source is None:
+        attempt = await mount
+    else:
+        attempt, size = await asyncio.gather(mount, _size_at(agent, source, digest))
     return attempt, size if attempt.mounted else None
 
 
@@ -129,11 +135,12 @@ def _is_certain(core: Core, digest: Digest) -> bool:
     return is_shown and digest.algorithm == "sha256"
 
 
-async def _size_at(caller: Caller, source: Repository, digest: Digest) -> int | None:
-    if caller.agent is not None:
-        with contextlib.suppress(CrossmountError):  # the repository itself is asked then
-            size = await caller.agent.client.head_blob(source, digest)
-            return None if size == SIZE_UNKNOWN else size
+async def _size_at(agent: Agent, source: Repository, digest: Digest) -> int | None:
+    with contextlib.suppress(CrossmountError):  # the repository itself is asked then
+        size = await agent.client.head_blob(source, digest)
+        if size is not None and size != SIZE_UNKNOWN:
+            agent.note_size(digest, size)
+            return size
     return None
 
 

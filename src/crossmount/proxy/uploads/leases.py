@@ -17,7 +17,8 @@ from crossmount.fleet import Fleet, Slots, UploadTurn
 from crossmount.fleet.lease import PACED_SECONDS
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
-from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
+from crossmount.proxy.uploads.attempts import MountAttempt
+from crossmount.proxy.uploads.mounting import CallerMounter
 
 _ROUNDS_MAX = 3
 

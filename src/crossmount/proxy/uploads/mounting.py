@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import field, replace
+from dataclasses import replace
 
 from crossmount._dataclass import dataclass
 from crossmount._tasks import collect
@@ -18,65 +18,11 @@ from crossmount.proxy.auth.permissions import Permissions
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.telemetry import Metrics
+from crossmount.proxy.uploads.attempts import Candidates, MountAttempt
 from crossmount.proxy.uploads.source_privacy import SourcePrivacy
 
 INDEX_CALLS_MAX = 16
 """The limit of concurrent index calls: more callers wait here, before the deadline of their call starts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountAttempt:
-    """One attempt to mount a blob, and its result.
-
-    Attributes:
-        knowledge: the answer of the index before the attempt.
-        result: the mount, without a session; None if there was no source to try.
-        answer_at: when a "no" may be answered, in the clock's seconds; None for at once.
-        unfinished: the mount from sources that the caller was not seen to read, which may go on after the answer;
-            None if there are none.
-    """
-
-    digest: Digest
-    dest: Repository
-    knowledge: Knowledge = field(default_factory=Knowledge)
-    result: MountResult | None = None
-    answer_at: float | None = None
-    unfinished: "asyncio.Task[MountResult | None] | None" = field(default=None, repr=False)
-
-    @property
-    def mounted(self) -> bool:
-        """Whether the blob is mounted now."""
-        return self.result is not None and self.result.status is MountStatus.MOUNTED
-
-    @property
-    def mounted_later(self) -> bool:
-        """Whether the blob was mounted after the answer."""
-        task = self.unfinished
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return False
-        result = task.result()
-        return result is not None and result.status is MountStatus.MOUNTED
-
-    @property
-    def deleted(self) -> bool:
-        """Whether a client deleted the blob from dest, and no client has started to upload it again since."""
-        return self.knowledge.of(self.digest).deleted
-
-    @property
-    def refused(self) -> bool:
-        """Whether the blob was not mounted and must not be uploaded."""
-        return not self.mounted and self.knowledge.of(self.digest).must_mount
-
-    @property
-    def after_manifest(self) -> bool:
-        """Whether the registry mounts only what a manifest in the source repository references."""
-        return self.knowledge.traits.after_manifest is True
-
-    @property
-    def tried(self) -> frozenset[Repository]:
-        """The sources that the index named; also dest, if the index said that dest holds the blob."""
-        known = self.knowledge.of(self.digest)
-        return frozenset(known.sources) | (frozenset({self.dest}) if known.in_dest else frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +96,7 @@ class CallerMounter:
         without: Collection[str] = (),
         restore_deleted: bool = True,
         sent: bool = False,
-        knowledge: Knowledge | None = None,
+        candidates: Candidates | None = None,
     ) -> MountAttempt:
         """Try to mount a blob from a source that the index knows, with the caller's rights.
 
@@ -165,11 +111,12 @@ class CallerMounter:
             restore_deleted: whether to mount the blob although a client deleted it from dest: the client has
                 started to upload it again.
             sent: whether the client has sent all bytes of the blob.
-            knowledge: the answer of the index, if it was asked before.
+            candidates: the sources, if the index was asked before.
         """
         agent = caller.agent
         if agent is None or not await self.admit(caller, dest, digest):
-            return MountAttempt(digest=digest, dest=dest, knowledge=knowledge or await self.look_up(dest, digest))
+            knowledge = await self.look_up(dest, digest) if candidates is None else candidates.knowledge
+            return MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
         try_all = sent or self.privacy.hides_nothing(caller, agent)
         answer_at = None if try_all else self.privacy.answer_at(agent, dest)
         key = (agent, caller.name, dest.name, digest, restore_deleted, try_all)
@@ -178,7 +125,7 @@ class CallerMounter:
             search = _Search(
                 caller, agent, dest, digest, frozenset(without), restore_deleted, try_all, later=answer_at is None
             )
-            task = self._flights[key] = asyncio.create_task(self._look_up_and_mount(search, knowledge))
+            task = self._flights[key] = asyncio.create_task(self._look_up_and_mount(search, candidates))
             task.add_done_callback(lambda _: self._flights.pop(key, None))
             task.add_done_callback(collect)
         # a client that disconnects does not cancel the mount of the others
@@ -210,7 +157,8 @@ class CallerMounter:
             return MountAttempt(digest=digest, dest=dest)
         knowledge = Knowledge({digest: LayerKnowledge(sources=tuple(sorted(sources)))}, self._recorder.traits)
         search = _Search(caller, agent, dest, digest, frozenset(), restore_deleted=True, try_all=True, later=False)
-        result = await self._mount(search, list(self._sources(search, knowledge)), knowledge, fresh=True)
+        sorted_sources = list(self._sources(caller, agent, dest, digest, knowledge))
+        result = await self._mount(search, sorted_sources, knowledge, fresh=True)
         return MountAttempt(digest=digest, dest=dest, result=result, knowledge=knowledge)
 
     def allows(self, source: str, dest: Repository, caller: Caller) -> bool:
@@ -222,33 +170,35 @@ class CallerMounter:
         await self.privacy.aclose()
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
-    def first_source(
-        self, caller: Caller, dest: Repository, digest: Digest, knowledge: Knowledge
-    ) -> Repository | None:
+    async def candidates(self, caller: Caller, dest: Repository, digest: Digest) -> Candidates:
+        """Ask the index for a blob, and order its sources that a caller may mount from."""
+        knowledge, agent = await self.look_up(dest, digest), caller.agent
+        if agent is None:
+            return Candidates(knowledge, ())
+        return Candidates(knowledge, tuple(self._sources(caller, agent, dest, digest, knowledge)))
+
+    def first_source(self, caller: Caller, digest: Digest, candidates: Candidates) -> Repository | None:
         """Return the source that a mount into a repository without the blob tries first.
 
         None if there is none that may be tried before an answer, or if the index says that dest has the blob, or
         that a client deleted it there.
         """
-        agent, known = caller.agent, knowledge.of(digest)
+        agent, known = caller.agent, candidates.knowledge.of(digest)
         if agent is None or known.in_dest or known.deleted:
             return None
-        search = _Search(
-            caller, agent, dest, digest, frozenset(), restore_deleted=False, try_all=False, later=False
-        )
         hides_nothing = self.privacy.hides_nothing(caller, agent)
-        sources = self._sources(search, knowledge)
-        return next((source for source in sources if hides_nothing or source.name in agent.readable), None)
+        return next((each for each in candidates.sources if hides_nothing or each.name in agent.readable), None)
 
-    async def _look_up_and_mount(self, search: _Search, knowledge: Knowledge | None) -> MountAttempt:
+    async def _look_up_and_mount(self, search: _Search, candidates: Candidates | None) -> MountAttempt:
         dest, digest = search.dest, search.digest
-        knowledge = knowledge or await self.look_up(dest, digest)
+        candidates = candidates or await self.candidates(search.caller, dest, digest)
+        knowledge = candidates.knowledge
         attempt = MountAttempt(digest=digest, dest=dest, knowledge=knowledge)
         if knowledge.of(digest).deleted:
             if not search.restore_deleted:
                 return attempt
             self._recorder.clear_deletion(dest, digest)
-        sources, unknown = list(self._sources(search, knowledge)), []
+        sources, unknown = [each for each in candidates.sources if each.name not in search.without], []
         if not search.try_all and not knowledge.of(digest).must_mount:
             readable = search.agent.readable
             unknown = [source for source in sources if source.name not in readable]
@@ -261,14 +211,12 @@ class CallerMounter:
         unfinished = self.privacy.start(self._mount(search, unknown, only), later=search.later)
         return replace(attempt, unfinished=unfinished)
 
-    def _sources(self, search: _Search, knowledge: Knowledge) -> Iterator[Repository]:
+    def _sources(
+        self, caller: Caller, agent: Agent, dest: Repository, digest: Digest, knowledge: Knowledge
+    ) -> Iterator[Repository]:
         """Yield the sources that may be tried, best first."""
-        for source in search.agent.mounter.candidates(knowledge, search.dest).get(search.digest, ()):
-            if (
-                source.name not in search.without
-                and self.allows(source.name, search.dest, search.caller)
-                and search.caller.may_mount_from(source.name)
-            ):
+        for source in agent.mounter.candidates(knowledge, dest).get(digest, ()):
+            if self.allows(source.name, dest, caller) and caller.may_mount_from(source.name):
                 yield source
 
     async def look_up(self, dest: Repository, digest: Digest) -> Knowledge:

@@ -15,9 +15,9 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute
 from crossmount.proxy.http.upstream import RequestBody, UpstreamTarget
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
 from crossmount.proxy.uploads.early_upload import EarlyUpload
-from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.sessions import ClientSession, check_content_range
 from crossmount.proxy.uploads.spool import SpoolFile
 from crossmount.proxy.uploads.turns import BlobNotAcceptedError, BlobOutcome

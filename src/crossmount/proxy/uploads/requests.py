@@ -18,10 +18,10 @@ from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.http.errors import OverQuotaError, RequestRefusedError, digest_invalid
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.routes import SessionRoute
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.core import Core, can_be_read, refuse_must_mount
 from crossmount.proxy.uploads.early_upload import EarlyUpload
 from crossmount.proxy.uploads.expected import sends_as_named
-from crossmount.proxy.uploads.mounting import MountAttempt
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import OCTET_STREAM, BlobOutcome

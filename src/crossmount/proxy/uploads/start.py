@@ -12,8 +12,9 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
 from crossmount.proxy.http.upstream import RequestBody, read_bounded
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
-from crossmount.proxy.uploads.mounting import MountAttempt, ask_for_blob
+from crossmount.proxy.uploads.mounting import ask_for_blob
 from crossmount.proxy.uploads.relay import SessionRequest
 from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import BlobOutcome

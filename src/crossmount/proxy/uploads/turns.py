@@ -17,8 +17,9 @@ from crossmount.fleet.lease import OWN_SECONDS, PACED_SECONDS
 from crossmount.oci import Descriptor, Manifest, Repository
 from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.recorder import ProxyRecorder
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.leases import DeferredLeases, EarlyLeases
-from crossmount.proxy.uploads.mounting import CallerMounter, MountAttempt
+from crossmount.proxy.uploads.mounting import CallerMounter
 
 PACED_MAX = 4096
 """The limit of concurrent uploads that are relayed at their clients' pace; connections limit them first."""

@@ -10,7 +10,7 @@ from crossmount.proxy.auth.callers import Caller
 from crossmount.proxy.auth.permissions import Permissions
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.uploads.mounting import MountAttempt
+from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.source_privacy import SourcePrivacy
 from crossmount.registry.auth.scope import pull, push
 
