@@ -24,6 +24,7 @@ UNUSED = (
     "crossmount.maintenance",
     "crossmount.proxy",
     "httpx._main",
+    "opentelemetry",
     "rich",
     "pygments",
     "difflib",

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from crossmount.registry.http.httpx_internals import CUT_WORDS, LOGGERS, is_cut
+from crossmount.registry.http.httpx_internals import CUT_WORDS, LOGGERS, is_cut, send_bare
 from crossmount.testing.acceptor import Acceptor
 
 _LIST_LOGGERS = """
@@ -53,3 +53,13 @@ async def test_a_cut_connection_has_a_known_text(data: bytes, *, cut: bool) -> N
         with pytest.raises(httpx.RemoteProtocolError) as caught:
             await client.get(url)
     assert is_cut(caught.value) is cut, f"{caught.value} must match {CUT_WORDS}"
+
+
+async def test_a_closed_client_sends_nothing_bare() -> None:
+    """A request over a closed client fails as it does with httpx, and opens no connection that nobody closes."""
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+    request = httpx.Request("GET", "https://r.example.org/")
+    assert (await send_bare(client, request)).status_code == 200
+    await client.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await send_bare(client, request)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossmount.errors import InvalidAnswerError
-from crossmount.registry.http.location import Origin, resolve, with_query
+from crossmount.registry.http.location import Origin, resolve, shown, with_query
 
 HERE = httpx.URL("https://r.example.org/v2/a/b/blobs/uploads/?mount=x&from=y")
 
@@ -59,3 +59,20 @@ def test_the_query_is_kept_byte_for_byte(query: str) -> None:
     url = httpx.URL("https://r.example.org/u").copy_with(query=query.encode())
     assert with_query(url, "digest=sha256:ab").query.endswith(b"digest=sha256:ab")
     assert with_query(url, "digest=sha256:ab").query.startswith(url.query)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:secret@r.example.org:5000/v2/a%20b?_state=x%2Fy#part",
+        "https://bücher.example/ü/é?sig=1",
+        "http://[::1]:5000/v2/?n=1",
+        "http://[::1]:5000?n=1",
+        "//r.example.org/u?n=1",
+        "/u?n=1",
+        "",
+    ],
+)
+def test_a_url_is_shown_as_httpx_writes_it_without_what_may_be_secret(url: str) -> None:
+    """A message shows a URL without its user name and its query."""
+    assert shown(httpx.URL(url)) == str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None))

@@ -16,7 +16,7 @@ import click
 from crossmount._formatting import wrapped
 from crossmount._secrets import mask_forms, mask_values, userinfo_of
 from crossmount.cli.config_file import check_keys, check_values, read_config, values_for
-from crossmount.cli.entry import COMMANDS, LazyCommand, version_line
+from crossmount.cli.entry import COMMANDS, UNUSED, LazyCommand, version_line
 from crossmount.cli.failures import DONE, USAGE, Interrupted, message_of, status_of
 from crossmount.cli.output import VERBOSE_LOG, OutputFailedError, columns_of, library_log
 from crossmount.cli.settings import CommonOption, Invocation, common_options, settings_of
@@ -119,6 +119,9 @@ class Command(_Common):
         if not gc.isenabled():  # `entry` disables it while modules are loaded; they are loaded now, and stay
             gc.freeze()
             gc.enable()
+            for name in UNUSED:  # what the command itself loads from now on, such as a tracer, gets them
+                if sys.modules.get(name, gc) is None:
+                    del sys.modules[name]
         with library_log(settings_of(ctx).verbose):
             return super().invoke(ctx)
 

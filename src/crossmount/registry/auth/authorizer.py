@@ -75,6 +75,7 @@ class Authorizer:
         self.mounts = MountScopes(clock)
         self._found: dict[str, tuple[Credential | None, float]] = {}
         self._lookup = asyncio.Lock()
+        self._account: tuple[Credential | None, str] | None = None  # its digest takes some ms of a thread
         self._challenge: Bearer | Basic | None = None
 
     @cached_property
@@ -269,7 +270,10 @@ class Authorizer:
         source = self._credentials
         if not isinstance(source, CredentialsAtHand) or not await source.is_at_hand(self._registry, name):
             return None
-        return await asyncio.to_thread(account_digest, self._registry, await self._credential(name))
+        credential = await self._credential(name)
+        if self._account is None or self._account[0] != credential:
+            self._account = credential, await asyncio.to_thread(account_digest, self._registry, credential)
+        return self._account[1]
 
     async def prepare(self, dest: Scope, sources: Sequence[Scope], *, more: bool) -> None:
         """Announce the sources of mounts into a repository, and get their tokens if the registry uses tokens.

@@ -206,9 +206,12 @@ class StoredCredentials:
 
     async def is_at_hand(self, registry: str, name: str = "") -> bool:
         """Return whether the files have the answer; none with a helper has, and none that cannot be used."""
+        return await asyncio.to_thread(self._is_in_files, registry, name)
+
+    def _is_in_files(self, registry: str, name: str) -> bool:
         try:
             for _, load in self._loads():
-                file = await asyncio.to_thread(load)
+                file = load()
                 if file is not None and file.helper(registry, self._written) is not None:
                     return False
                 if file is not None and file.credential(registry, name, self._written) is not None:

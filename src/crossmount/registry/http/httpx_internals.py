@@ -108,7 +108,12 @@ async def send_bare(client: httpx.AsyncClient, request: httpx.Request) -> httpx.
     """Send a request over a client's connections as it is, and return the answer with its body unread.
 
     That takes half of the time of `client.send`, which also looks for cookies, credentials, redirects and hooks.
+
+    Raises:
+        RuntimeError: the client is closed.
     """
+    if client.is_closed:
+        raise RuntimeError("Cannot send a request, as the client has been closed.")  # httpx's words
     request.extensions.setdefault("timeout", client.timeout.as_dict())
     transport = client._transport_for_url(request.url)  # noqa: SLF001 the client's own or one for this host
     response = await transport.handle_async_request(request)

@@ -106,4 +106,7 @@ def with_query(url: httpx.URL, addition: str) -> httpx.URL:
 
 def shown(url: httpx.URL) -> str:
     """Return `url` for a message: without its query, which may be signed."""
-    return str(url.copy_with(query=None, fragment=None, userinfo=b""))
+    path = url.raw_path.partition(b"?")[0]
+    if not url.scheme or not url.host or path == b"/":
+        return str(url.copy_with(query=None, fragment=None, userinfo=b""))  # this parses all of it again
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{path.decode('ascii')}"

@@ -5,7 +5,7 @@ share of a bound that doubles with each attempt. A Retry-After applies to every 
 has never answered gets fewer attempts, and a host that has answered gets the time that a restart takes.
 
 `Retrier.run` sends one request. A transfer of many requests (an upload, a blob's bytes) has a `RetryBudget`, which
-uses the same strategies and is reset by each progress.
+uses the same strategies and is reset by each progress. tenacity's own loop takes too long where it rarely counts.
 """
 
 import asyncio
@@ -19,8 +19,6 @@ from tenacity import (
     AsyncRetrying,
     BaseRetrying,
     RetryCallState,
-    retry_if_exception,
-    retry_if_result,
     stop_after_attempt,
     wait_exponential,
 )
@@ -154,7 +152,7 @@ class Retrier:
         self._known: set[str] = set()
 
     def retrying(self, method: str, host: str) -> AsyncRetrying:
-        """Return tenacity's retry loop for one request to a host; its time starts now.
+        """Return tenacity's strategies for one request to a host; its time starts now.
 
         Args:
             method: the request's method, for the events.
@@ -178,7 +176,6 @@ class Retrier:
 
         given = self._given
         return AsyncRetrying(
-            retry=retry_if_result(is_transient) | retry_if_exception(is_transient),
             wait=self._wait,
             stop=(
                 stop_if(is_late)
@@ -188,8 +185,6 @@ class Retrier:
                 else stop_if(lambda state: bool(given.stop(state)))
             ),
             before_sleep=report,
-            sleep=self.sleep,
-            retry_error_callback=_last_outcome,
         )
 
     async def run(
@@ -208,7 +203,16 @@ class Retrier:
             RegistryRefusedError: before anything was sent: the host asked for a pause that outlasts the timeout.
         """
         until = self.clock() + self.policy.timeout
-        return await self.retrying(method, host)(self._attempt, host, send, until, alone=alone)
+        failures = _Failures(self.retrying(method, host), sleep=self.sleep)
+        while True:
+            try:
+                answer = await self._attempt(host, send, until, alone=alone)
+            except httpx.HTTPError as error:
+                if not is_transient(error) or await failures.is_last(error):
+                    raise
+            else:
+                if not is_transient(answer) or await failures.is_last(answer):
+                    return answer
 
     async def run_once(self, host: str, send: Callable[[], Awaitable[Answer]], *, alone: bool = False) -> Answer:
         """Send a request that must not be sent again as it is; the host's pauses are observed as in `run`.
@@ -239,6 +243,32 @@ class Retrier:
             self._pauses[host] = max(self._pauses.get(host, 0.0), self.clock() + min(asked, PAUSE_MAX))
 
 
+class _Failures:
+    """The failures in a row of one request, or of one transfer; the time of its strategies has started."""
+
+    def __init__(self, retrying: AsyncRetrying, *, sleep: Sleep) -> None:
+        self._retrying = retrying
+        self._sleep = sleep
+        self._state = RetryCallState(retrying, None, (), {})
+
+    async def is_last(self, outcome: Answer | BaseException) -> bool:
+        """Wait before the next attempt and return False, or return True at once if there must be none."""
+        retrying, state = self._retrying, self._state
+        if state.outcome is not None:
+            state.prepare_for_next_attempt()
+        if isinstance(outcome, BaseException):
+            state.set_exception((type(outcome), outcome, outcome.__traceback__))
+        else:
+            state.set_result(outcome)
+        state.upcoming_sleep = retrying.wait(state)
+        if retrying.stop(state):
+            return True
+        assert retrying.before_sleep is not None  # noqa: S101 `Retrier.retrying` sets it
+        retrying.before_sleep(state)
+        await self._sleep(state.upcoming_sleep)
+        return False
+
+
 class RetryBudget:
     """The failures in a row that one transfer may have: as many as one request; reset on progress.
 
@@ -252,8 +282,7 @@ class RetryBudget:
         self.retrier = retrier
         self._start = partial(retrier.retrying, method, host)
         self._furthest = 0
-        self._retrying = self._start()
-        self._failures: RetryCallState | None = None
+        self._failures: _Failures | None = None
 
     def note_progress(self, offset: int) -> None:
         """Record how many bytes are transferred; if that is more than ever before, the failures are forgotten."""
@@ -272,21 +301,9 @@ class RetryBudget:
             RegistryError: `error`.
         """
         if self._failures is None:
-            self._retrying = self._start()
-            self._failures = RetryCallState(self._retrying, None, (), {})
-        else:
-            self._failures.prepare_for_next_attempt()
-        retrying, state = self._retrying, self._failures
-        if answer is None:
-            state.set_exception((type(error), error, error.__traceback__))
-        else:
-            state.set_result(answer)
-        state.upcoming_sleep = retrying.wait(state)
-        if retrying.stop(state):
+            self._failures = _Failures(self._start(), sleep=self.retrier.sleep)
+        if await self._failures.is_last(error if answer is None else answer):
             raise error
-        if retrying.before_sleep is not None:
-            retrying.before_sleep(state)
-        await self.retrier.sleep(state.upcoming_sleep)
 
 
 def _outcome(state: RetryCallState) -> Answer | BaseException:
@@ -294,13 +311,6 @@ def _outcome(state: RetryCallState) -> Answer | BaseException:
     assert state.outcome is not None  # noqa: S101 tenacity calls its strategies only after an attempt
     error = state.outcome.exception()
     return state.outcome.result() if error is None else error
-
-
-def _last_outcome(state: RetryCallState) -> Answer:
-    """Return the last answer, or raise the last error as it was."""
-    assert state.outcome is not None  # noqa: S101 as above
-    answer: Answer = state.outcome.result()
-    return answer
 
 
 def _cause_of(outcome: Answer | BaseException) -> str:

@@ -22,7 +22,7 @@ from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
-from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter
+from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter, send_bare
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
@@ -206,7 +206,7 @@ async def exchange(
     secrets = secrets_in(sent["Authorization"]) if "Authorization" in sent else ()
     try:
         try:
-            response = await client.send(request, stream=True, follow_redirects=False)
+            response = await send_bare(client, request)
             _trace(method, url, response.status_code, started)
         finally:
             if content is not None:
