@@ -18,8 +18,8 @@ import httpcore
 import httpx
 
 from crossmount._tasks import finish
-from crossmount.registry.http.early_answers import AnsweredBackend
 from crossmount.registry.http.httpx_internals import OWNER
+from crossmount.registry.http.streams import SocketBackend
 
 
 def prepare_transport(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
@@ -34,7 +34,7 @@ def prepare_transport(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTra
     backend = getattr(pool, "_network_backend", None)
     if not isinstance(backend, httpcore.AsyncNetworkBackend):
         raise TypeError("httpcore keeps its network backend elsewhere: adapt httpcore_pool")
-    pool._network_backend = AnsweredBackend(backend)  # noqa: SLF001
+    pool._network_backend = SocketBackend()  # noqa: SLF001
     close = getattr(pool, "_close_connections", None)
     if close is None:
         raise TypeError("httpcore closes connections elsewhere: adapt httpcore_pool")

@@ -155,10 +155,11 @@ def has_surplus(connection: Any) -> bool:
     if connection._h11_state.trailing_data[0]:  # noqa: SLF001
         return True
     stream = connection._network_stream  # noqa: SLF001
-    while stream is not None:  # from `AnsweredStream` down to the event loop's protocol
+    while stream is not None:  # ours knows; httpcore's own are looked into, down to the event loop's protocol
         tls = getattr(stream, "_ssl_object", None)
         if (
-            getattr(stream, "_buffer", None)
+            getattr(stream, "holds_bytes", False)
+            or getattr(stream, "_buffer", None)
             or (tls is not None and (tls.pending() or stream._read_bio.pending))  # noqa: SLF001
             or getattr(getattr(stream, "_protocol", None), "read_queue", None)
         ):
