@@ -1,14 +1,12 @@
 """httpcore's pool of connections below an httpx transport.
 
-Early answers are noticed, owners share nothing, and connections that the pool drops are closed.
+Early answers are noticed, and owners share nothing.
 
 What it depends on, and neither library documents:
 
 - The place of the network backend in an httpx transport. httpcore documents backends, and httpx takes none.
 - How the pool chooses a connection: by whether its origin equals the request's. Nobody can tell what follows an
   answer late, when the next request is on its way already, from the next answer; so an origin can have an owner.
-- How the pool closes what it has dropped, such as connections that were idle for too long: one after another, in
-  the task of any request. If that request is cancelled meanwhile, nobody would close the others.
 
 This module is imported when the first connection is made, since httpx, too, loads httpcore and h11 only then: they
 are a quarter of the time that all names of crossmount take beside httpx and redis-py.
@@ -17,7 +15,6 @@ are a quarter of the time that all names of crossmount take beside httpx and red
 import httpcore
 import httpx
 
-from crossmount._tasks import finish
 from crossmount.registry.http.httpx_internals import OWNER
 from crossmount.registry.http.streams import SocketBackend
 
@@ -25,7 +22,7 @@ from crossmount.registry.http.streams import SocketBackend
 def prepare_transport(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTransport:
     """Prepare a new transport, and return it.
 
-    Its connections notice early answers and serve one owner each; those that are dropped are closed.
+    Its connections notice early answers and serve one owner each.
 
     Raises:
         TypeError: httpx or httpcore have changed.
@@ -35,15 +32,6 @@ def prepare_transport(transport: httpx.AsyncHTTPTransport) -> httpx.AsyncHTTPTra
     if not isinstance(backend, httpcore.AsyncNetworkBackend):
         raise TypeError("httpcore keeps its network backend elsewhere: adapt httpcore_pool")
     pool._network_backend = SocketBackend()  # noqa: SLF001
-    close = getattr(pool, "_close_connections", None)
-    if close is None:
-        raise TypeError("httpcore closes connections elsewhere: adapt httpcore_pool")
-
-    async def close_all(closing: list[httpcore.AsyncConnectionInterface]) -> None:
-        if closing:
-            await finish(close(closing))
-
-    pool._close_connections = close_all  # type: ignore[method-assign] # noqa: SLF001
     send = pool.handle_async_request
 
     async def send_for_owner(request: httpcore.Request) -> httpcore.Response:

@@ -192,7 +192,10 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
         return data
 
     async def aclose(self) -> None:
-        """Close the connection; a request that waits for it fails."""
+        """Close the connection; a request that waits for it fails.
+
+        It does not wait: httpcore closes what its pool drops in any request's task, and that may be cancelled.
+        """
         self._waiter.close()
 
     async def start_tls(

@@ -1,0 +1,141 @@
+"""Connections to real sockets: several addresses, a close while somebody waits, time-outs, and TLS in parts."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpcore
+import pytest
+
+from crossmount.registry.http.channels import Channel, TlsChannel
+from crossmount.registry.http.streams import SocketBackend
+from crossmount.testing.acceptor import Acceptor
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[int]:
+    """Serve connections that send back what they receive; yield the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1000):
+            writer.write(data)
+            await writer.drain()
+
+    async with Acceptor(serve, limit=4096) as acceptor:
+        yield await acceptor.open()
+
+
+async def test_the_address_of_a_host_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose first address refuses connections is reached at its second one."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there
+        async with echo() as port:
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", at))
+                for at in (closed.getsockname()[1], port)
+            ]
+
+            async def look_up(*_: Any, **__: Any) -> list[Any]:
+                return found
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+            stream = await SocketBackend().connect_tcp("registry.test", port)
+            await stream.write(b"ping")
+            assert await stream.read(4) == b"ping"
+            assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
+            assert stream.get_extra_info("client_addr") == stream.get_extra_info("socket").getsockname()
+            assert stream.get_extra_info("other") is None
+            await stream.aclose()
+
+
+async def test_a_connection_that_is_closed_ends_what_waits_for_it() -> None:
+    """A read that waits when its connection is closed fails, and so does each later one."""
+    async with echo() as port:
+        stream = await SocketBackend().connect_tcp("127.0.0.1", port)
+        reading = asyncio.create_task(stream.read(1))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        with pytest.raises(httpcore.ReadError):
+            await reading
+        with pytest.raises(httpcore.ReadError):
+            await stream.read(1)
+        assert stream.get_extra_info("is_readable")  # so httpcore does not use it again
+
+
+async def test_a_silent_server_ends_a_read_and_a_handshake() -> None:
+    """A read and a handshake end when their time is over, and the failed handshake closes the connection."""
+    async with echo() as port:
+        stream = await SocketBackend().connect_tcp("127.0.0.1", port)
+        with pytest.raises(httpcore.ReadTimeout):
+            await stream.read(1, timeout=0.01)
+        await stream.aclose()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stream = await SocketBackend().connect_tcp("127.0.0.1", silent.getsockname()[1])
+        with pytest.raises(httpcore.ConnectTimeout):
+            await stream.start_tls(ssl.create_default_context(), "x", timeout=0.01)
+        assert stream.get_extra_info("socket").fileno() < 0
+
+
+async def test_a_full_connection_ends_a_write() -> None:
+    """A write that a server does not read ends when its time is over."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stream = await SocketBackend().connect_tcp("127.0.0.1", silent.getsockname()[1])
+        with pytest.raises(httpcore.WriteTimeout):
+            await stream.write(bytes(50_000_000), timeout=0.01)
+        await stream.aclose()
+
+
+class Narrow(Channel):
+    """A channel that takes a few bytes at a time, and has received what it is given.
+
+    Args:
+        room: the most bytes that each call takes; falls to none.
+    """
+
+    def __init__(self, *room: int) -> None:
+        self.room = list(room)
+        self.sent = bytearray()
+
+    def send(self, data: memoryview) -> int:
+        """Take some bytes."""
+        taken = min(len(data), self.room.pop(0)) if self.room else 0
+        self.sent += data[:taken]
+        return taken
+
+    def flush(self) -> bool:
+        """Return True."""
+        return True
+
+    def receive(self, size: int) -> bytes | None:
+        """Return that there is nothing yet."""
+        del size
+        return None
+
+
+def test_encrypted_bytes_go_on_where_they_were_stopped() -> None:
+    """TLS that a full channel stops in the middle goes on there: each byte is sent once, in order."""
+    below = Narrow()
+    tls = TlsChannel(below, ssl.create_default_context(), "x")
+    assert not tls.shake_hands()
+    assert below.sent == b""
+    assert tls.send(memoryview(b"data")) == 0
+    below.room = [5, 0]
+    assert not tls.flush()
+    below.room = [7, 100_000]
+    assert tls.flush()
+    client_hello = bytes(below.sent)
+    assert client_hello[:2] == b"\x16\x03"
+    assert int.from_bytes(client_hello[3:5], "big") == len(client_hello) - 5  # one whole record
+
+
+def test_a_negotiation_in_the_middle_waits_for_bytes() -> None:
+    """While TLS negotiates, nothing is taken, and the channel says that it waits for bytes."""
+    tls = TlsChannel(Narrow(100_000), ssl.create_default_context(), "x")
+    assert not tls.shake_hands()
+    assert tls.send(memoryview(b"data")) == 0
+    assert tls.wants_bytes
+    assert tls.receive(10) is None
+    assert not tls.holds_bytes
