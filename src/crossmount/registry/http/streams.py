@@ -38,16 +38,18 @@ class SocketWaiter:
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
+        self._number = connected.fileno()  # the loop would print a socket each time that it is new to it
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] | None = None
+        self._asked = (False, False)
 
     async def wait(self, *, reading: bool, writing: bool) -> None:
         """Wait until the socket can be read or written, as asked, or is closed."""
-        self._ready = self._loop.create_future()
+        self._ready, self._asked = self._loop.create_future(), (reading, writing)
         if reading:
-            self._loop.add_reader(self.socket, self._wake)
+            self._loop.add_reader(self._number, self._wake)
         if writing:
-            self._loop.add_writer(self.socket, self._wake)
+            self._loop.add_writer(self._number, self._wake)
         try:
             await self._ready
         finally:
@@ -66,8 +68,11 @@ class SocketWaiter:
     def _forget(self) -> None:
         if self._ready is not None:
             self._ready = None
-            self._loop.remove_reader(self.socket)
-            self._loop.remove_writer(self.socket)
+            reading, writing = self._asked
+            if reading:
+                self._loop.remove_reader(self._number)
+            if writing:
+                self._loop.remove_writer(self._number)
 
 
 class AnsweredStream(httpcore.AsyncNetworkStream):
