@@ -10,7 +10,8 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.proxy.http.upstream import Upstream
-from crossmount.proxy.uploads.spool import SpoolFolder, SpoolFullError
+from crossmount.proxy.uploads.spool import SpoolFolder
+from crossmount.proxy.uploads.spool_file import SpoolFullError
 from crossmount.testing import RegistryOptions, ScriptedRegistry
 from support.programs import needs
 from support.proxies import ProxyUnderTest, begin_upload, proxy_before

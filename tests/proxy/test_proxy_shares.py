@@ -13,7 +13,8 @@ from crossmount.oci import Digest
 from crossmount.proxy.http.headers import answer_headers
 from crossmount.proxy.settings import HEADER_SHARE, ServerLimits
 from crossmount.proxy.uploads.sessions import ClientSessions
-from crossmount.proxy.uploads.spool import SpoolFolder, SpoolFullError
+from crossmount.proxy.uploads.spool import SpoolFolder
+from crossmount.proxy.uploads.spool_file import SpoolFullError
 from crossmount.registry.http.location import Origin
 from crossmount.testing import BasicAuth, RegistryOptions, ScriptedRegistry
 from support.proxies import begin_upload, proxy_before

@@ -10,7 +10,8 @@ import pytest
 
 from crossmount.oci import Digest
 from crossmount.proxy.settings import ServerLimits
-from crossmount.proxy.uploads.spool import SpoolFolder, SpoolFullError
+from crossmount.proxy.uploads.spool import SpoolFolder
+from crossmount.proxy.uploads.spool_file import SpoolFullError
 from crossmount.testing import CutBefore, CutReceiving, Fault, LoseAnswer, RegistryOptions, Reply, ScriptedRegistry
 from support.proxies import ProxyUnderTest, begin_upload, error_code, pieces, proxy_before
 from support.waiting import until

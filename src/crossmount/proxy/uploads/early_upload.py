@@ -1,9 +1,10 @@
 """A spooled upload goes on to the registry while it arrives, before its digest is named.
 
 That is right only for a blob that could not be mounted in the end: the client was told that it is not there, and
-this proxy has the leases of all blobs that the client may be sending (`expected`). The client does not notice: its
-requests are answered by the spool as always, so their time reveals nothing. If the registry fails, the spool still
-has all bytes, and the upload is resumed with them when the digest is named.
+this proxy has the leases of all blobs that the client may be sending (`expected`). The client's requests are
+answered by the spool as always. They take a little longer than without, and the last one less: that reveals only
+that nobody uploads these blobs to where the client may read. If the registry fails, the spool still has all bytes,
+and the upload is resumed with them when the digest is named.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from crossmount.proxy.http.headers import blob_request_headers
 from crossmount.proxy.http.upstream import RequestBody, Upstream, UpstreamTarget
 from crossmount.proxy.uploads.expected import Push, leave
 from crossmount.proxy.uploads.leases import EarlyLeases
-from crossmount.proxy.uploads.spool import SpoolFile
+from crossmount.proxy.uploads.spool_file import SpoolFile
 from crossmount.registry import UploadSession
 from crossmount.registry.http.location import resolve
 
@@ -126,6 +127,8 @@ class EarlyUpload:
                     self.session = UploadSession(repository=dest, location=location, offset=sent)
         except CrossmountError:
             return  # the upload is resumed when its digest is named
+        finally:
+            self._spool.unfollow()
 
     def _ends_at(self) -> int | None:
         """Return where to stop: at the end of the client's request, or here if the blob was mounted meanwhile."""

@@ -19,7 +19,7 @@ from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
 from crossmount.proxy.uploads.early_upload import EarlyUpload
 from crossmount.proxy.uploads.sessions import ClientSession, check_content_range
-from crossmount.proxy.uploads.spool import SpoolFile
+from crossmount.proxy.uploads.spool_file import SpoolFile
 from crossmount.proxy.uploads.turns import BlobNotAcceptedError, BlobOutcome
 from crossmount.registry.http.location import resolve, with_query
 from crossmount.registry.resume import read_range

@@ -23,7 +23,7 @@ from crossmount.proxy.uploads.core import Core, can_be_read, refuse_must_mount
 from crossmount.proxy.uploads.early_upload import EarlyUpload
 from crossmount.proxy.uploads.expected import sends_as_named
 from crossmount.proxy.uploads.relay import SessionRequest
-from crossmount.proxy.uploads.spool import SpooledBlob, SpoolFile, SpoolFullError
+from crossmount.proxy.uploads.spool_file import SpooledBlob, SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import OCTET_STREAM, BlobOutcome
 from crossmount.registry.auth.scope import push
 

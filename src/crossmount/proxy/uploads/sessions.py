@@ -20,7 +20,8 @@ from crossmount.proxy.auth.callers import Agent
 from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.uploads.early_upload import EarlyUpload
-from crossmount.proxy.uploads.spool import SHARE, SpoolFile
+from crossmount.proxy.uploads.spool import SHARE
+from crossmount.proxy.uploads.spool_file import SpoolFile
 
 SESSIONS_MAX = 4096
 SESSIONS_A_CALLER = 1024

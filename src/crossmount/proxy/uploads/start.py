@@ -16,7 +16,7 @@ from crossmount.proxy.uploads.attempts import MountAttempt
 from crossmount.proxy.uploads.core import Core, body_to_forward, dest_has_it, refuse_must_mount
 from crossmount.proxy.uploads.mounting import ask_for_blob
 from crossmount.proxy.uploads.relay import SessionRequest
-from crossmount.proxy.uploads.spool import SpoolFile, SpoolFullError
+from crossmount.proxy.uploads.spool_file import SpoolFile, SpoolFullError
 from crossmount.proxy.uploads.turns import BlobOutcome
 from crossmount.registry import UploadSession
 from crossmount.registry.auth.challenge import Bearer, choose
