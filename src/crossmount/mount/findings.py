@@ -69,6 +69,19 @@ def needs_proof(layer: Digest, traits: RegistryTraits) -> bool:
     return layer.algorithm != "sha256" or traits.truthful is False
 
 
+class Truths:
+    """Whether the 201s of registries to mounts were true, as far as it was seen.
+
+    Attributes:
+        seen: by registry; what is not here was not seen yet.
+        proving: held while the first 201 of a registry is proved, so that others learn from that.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[str, bool] = {}
+        self.proving: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+
 class MountFindings:
     """Finds out why mounts failed, remembers what mounts have shown, and records it in the index.
 
@@ -82,6 +95,7 @@ class MountFindings:
 
     Attributes:
         has_mounted: whether the registry has mounted from a source before.
+        truths: what it has seen of the truth of 201s; mounters may share it.
     """
 
     def __init__(
@@ -95,7 +109,7 @@ class MountFindings:
     ) -> None:
         self.has_mounted = False
         self._proves_next = proves_first
-        self._seen = RegistryTraits()  # whether its 201s were true
+        self.truths = Truths()
         self._client = client
         self._index = index
         self._observer = events.never_raising(observer)
@@ -172,18 +186,30 @@ class MountFindings:
         """Whether a 201 to a mount was not true."""
         return self._seen.truthful is False
 
+    @property
+    def _seen(self) -> RegistryTraits:
+        return RegistryTraits(truthful=self.truths.seen.get(self._client.registry))
+
     async def prove(self, layer: Digest, dest: Repository, traits: RegistryTraits) -> Mounted | FalseMount:
         """Check a 201 to a mount: a registry whose 201s may be untrue is asked for the blob.
 
         Raises:
             RegistryError: the registry did not answer, or not clearly.
         """
-        known = traits.updated(self._seen)
-        is_next, self._proves_next = self._proves_next and known.truthful is None, False
-        if not is_next and not needs_proof(layer, known):
+        is_next, self._proves_next = self._proves_next, False
+        if is_next and traits.updated(self._seen).truthful is None:
+            async with self.truths.proving[self._client.registry]:
+                is_first = traits.updated(self._seen).truthful is None
+                return await self._prove(layer, dest, traits, always=is_first)
+        return await self._prove(layer, dest, traits)
+
+    async def _prove(
+        self, layer: Digest, dest: Repository, traits: RegistryTraits, *, always: bool = False
+    ) -> Mounted | FalseMount:
+        if not always and not needs_proof(layer, traits.updated(self._seen)):
             return Mounted()
         if await self._client.head_blob(dest, layer) is not None:
-            self._seen = self._seen.updated(RegistryTraits(truthful=True))
+            self.truths.seen.setdefault(self._client.registry, True)
             return Mounted()
         with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
             await self.record_false_mount()
@@ -192,7 +218,7 @@ class MountFindings:
     async def record_false_mount(self) -> None:
         """Record in the index that a 201 to a mount was not true; mounts there need proof from now on."""
         if self._seen.truthful is not False:
-            self._seen = RegistryTraits(truthful=False)
+            self.truths.seen[self._client.registry] = False
             await self._index.record_traits(self._client.registry, self._seen)
 
     async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:

@@ -6,7 +6,7 @@ Pushes that run at once share an `ImagePusher`: its limits, and their turns with
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Self
 
@@ -20,6 +20,7 @@ from crossmount.index.aliases import registry_names_of
 from crossmount.index.exclusions import look_up_excluding
 from crossmount.index.protocol import Knowledge, MountIndex, backing_server
 from crossmount.mount import Mounter
+from crossmount.mount.findings import Truths
 from crossmount.oci import Digest, Manifest, Reference, Repository
 from crossmount.oci.layout import Image
 from crossmount.registry import RegistryClient
@@ -67,6 +68,7 @@ class ImagePusher:
         clock: seconds.
         allow_transfer: whether a must-mount layer may be uploaded.
         accounting: how pushes are counted.
+        truths: whether the registries' 201s to mounts were true: one image finds it out for all.
     """
 
     index: MountIndex
@@ -78,6 +80,7 @@ class ImagePusher:
     clock: Callable[[], float]
     allow_transfer: bool = False
     accounting: Accounting = Accounting()
+    truths: Truths = field(default_factory=Truths)
 
     @classmethod
     def of(
@@ -175,6 +178,7 @@ class ImagePusher:
             clock=self.clock,
         )
         async with Mounter(client, self.index, observer=observer, proves_first=True) as mounter:
+            mounter.findings.truths = self.truths
             if read_from is not None:
                 mounter.prefer(read_from)
             blobs = BlobPusher(

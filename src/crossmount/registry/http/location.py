@@ -61,7 +61,7 @@ def resolve(location: str | None, *, request: httpx.URL, what: str = "Location")
     if not plain:
         raise InvalidAnswerError(f"{where}: its {what} header is not a plain http or https URL")
     _check_step(where, Origin.of(url), what)
-    return url.copy_with(fragment=None)
+    return url.copy_with(fragment=None) if "#" in location else url
 
 
 def _check_step(here: Origin, there: Origin, what: str) -> None:
