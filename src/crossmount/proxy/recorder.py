@@ -28,6 +28,9 @@ from crossmount.registry import SIZE_UNKNOWN
 _log = logging.getLogger(__name__)
 _WAITING_MAX = 10_000
 _BATCH = 256
+_GATHER_SECONDS = 0.005
+"""How long a sighting waits for others: so long that the client has its answer first."""
+
 _TASKS_MAX = 256
 _CHILDREN_MAX, _CHILDREN_AT_ONCE = 64, 4
 _END_SECONDS = 5.0
@@ -236,6 +239,7 @@ class ProxyRecorder:
     async def _work(self) -> None:
         while True:
             batch = [await self._waiting.get()]
+            await asyncio.sleep(_GATHER_SECONDS)
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             try:

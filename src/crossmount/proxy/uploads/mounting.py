@@ -215,8 +215,9 @@ class CallerMounter:
         self, caller: Caller, agent: Agent, dest: Repository, digest: Digest, knowledge: Knowledge
     ) -> Iterator[Repository]:
         """Yield the sources that may be tried, best first."""
+        allows_all = self.permissions.allows_any_source(dest=dest.name, caller=caller.name)
         for source in agent.mounter.candidates(knowledge, dest).get(digest, ()):
-            if self.allows(source.name, dest, caller) and caller.may_mount_from(source.name):
+            if (allows_all or self.allows(source.name, dest, caller)) and caller.may_mount_from(source.name):
                 yield source
 
     async def look_up(self, dest: Repository, digest: Digest) -> Knowledge:

@@ -26,6 +26,7 @@ _CLOSED_SHARE = 8
 
 _NAMES = (
     "_assign_requests_to_connections",
+    "_close_connections",
     "_connections",
     "_max_connections",
     "_max_keepalive_connections",
@@ -47,6 +48,14 @@ def choose_quickly(transport: httpx.AsyncHTTPTransport, *, clock: Callable[[], f
     if missing := [name for name in _NAMES if not hasattr(pool, name)]:
         raise TypeError(f"httpcore's pool has no {missing[0]}: adapt connection_choice")
     pool._assign_requests_to_connections = ConnectionChoice(pool, clock=clock).assign  # noqa: SLF001
+    close = pool._close_connections  # noqa: SLF001
+
+    async def close_any(closing: "list[httpcore.AsyncConnectionInterface]") -> None:
+        """Close connections, if there are any: httpcore shields itself from a cancellation for none, too."""
+        if closing:
+            await close(closing)
+
+    pool._close_connections = close_any  # noqa: SLF001
 
 
 class ConnectionChoice:
