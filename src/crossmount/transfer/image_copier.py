@@ -8,7 +8,8 @@ from functools import partial
 from crossmount import events
 from crossmount._dataclass import dataclass
 from crossmount._tasks import run_all
-from crossmount.errors import CrossmountError, InvalidInputError, RegistryError
+from crossmount.errors import BlobUnavailableError, CrossmountError, InvalidInputError, RegistryError
+from crossmount.index.protocol import Knowledge
 from crossmount.oci import Descriptor, Digest, Reference, as_reference
 from crossmount.oci.platforms import Platform
 from crossmount.transfer.cache_fetch import CacheFetcher, CacheOrigin
@@ -255,25 +256,43 @@ class _DestinationCopy:
     async def _push(self, image: RemoteImage, reference: Reference, push_id: str = "") -> None:
         pusher, source = self.copier.pusher, self.source.repository
         fetched: list[FetchedBlob] = []
+        known: list[Knowledge] = []
 
         def blob(descriptor: Descriptor) -> FetchedBlob:
-            fetched.append(self._blob(descriptor))
+            fetched.append(self._blob(descriptor, known))
             return fetched[-1]
 
         client = self.copier.registries.client(reference)
-        pushed = await pusher.push(image.image(blob), reference, client, source=source, push_id=push_id)
+        pushed = await pusher.push(
+            image.image(blob), reference, client, source=source, push_id=push_id, on_knowledge=known.append
+        )
         reports = pushed.reports()
         await pusher.index.record(proven(fetched))
         for report in with_origins(reports, fetched):
             # a blob that a referrer shares with the image is reported once
             self.blobs.setdefault(report.digest, report)
 
-    def _blob(self, descriptor: Descriptor) -> FetchedBlob:
-        async def from_registries(descriptor: Descriptor) -> list[BlobOrigin]:
-            source, dest = self.source.repository, self.dest.repository
-            return [*await self.copier.origins.of(descriptor, source=source, dest=dest)]
+    def _blob(self, descriptor: Descriptor, known: Sequence[Knowledge]) -> FetchedBlob:
+        """Return the source of a blob's bytes. `known` is the index's answer at the start of the push."""
+        origins, source, dest = self.copier.origins, self.source.repository, self.dest.repository
+        asked: list[BlobOrigin] = []
 
-        direct = FetchedBlob(descriptor, [from_registries])
+        async def from_source(descriptor: Descriptor) -> list[BlobOrigin]:
+            if not any(origins.may_be_elsewhere(each.of(descriptor.digest), source) for each in known):
+                asked.extend(origins.source_alone(descriptor, source))
+            return asked
+
+        async def from_registries(descriptor: Descriptor) -> list[BlobOrigin]:
+            try:
+                found = await origins.of(descriptor, source=source, dest=dest)
+            except BlobUnavailableError:
+                if not asked:
+                    raise
+                return []  # the source was wrong, and the blob's reader says so
+            return [origin for origin in found if not asked or origin.repository != source]
+
+        find = [from_source, from_registries]
+        direct = FetchedBlob(descriptor, find)
         cached = self.copier.cached
         if cached is None:
             return direct
@@ -282,4 +301,4 @@ class _DestinationCopy:
             del descriptor
             return [CacheOrigin(cached, direct)]
 
-        return FetchedBlob(descriptor, [from_cache, from_registries], through=direct)
+        return FetchedBlob(descriptor, [from_cache, *find], through=direct)

@@ -116,6 +116,7 @@ class ImagePusher:
         absent: AbsentBlobs | None = None,
         tags: Sequence[str] = (),
         push_id: str = "",
+        on_knowledge: Callable[[Knowledge], None] = lambda _: None,
     ) -> BlobPusher:
         """Push blobs, then manifests, then record in the index what the registry confirmed.
 
@@ -130,12 +131,13 @@ class ImagePusher:
             absent: finds the blobs that a layout lacks.
             tags: further tags of the image; each is written after everything else.
             push_id: the name under which the push is counted; a new one by default.
+            on_knowledge: receives what the index knows of the image, before its blobs are pushed.
         """
         counted = PushAccount(self.accounting, self.index, push_id or self.accounting.new_id())
         with knowing(registry=reference.registry, repository=reference.repository, reference=reference):
             try:
                 async with self._connecting(client):
-                    return await self._push(image, reference, client, source, absent, tags, counted)
+                    return await self._push(image, reference, client, source, absent, tags, counted, on_knowledge)
             except CrossmountError:
                 counted.end(image.blobs, succeeded=False)
                 await self.index.record(())
@@ -150,11 +152,13 @@ class ImagePusher:
         absent: AbsentBlobs | None,
         tags: Sequence[str],
         counted: PushAccount,
+        on_knowledge: Callable[[Knowledge], None],
     ) -> BlobPusher:
         dest = reference.repository
         digests = [blob.descriptor.digest for blob in image.blobs]
         account = await client.account(dest)
         knowledge = await look_up_excluding(self.index, digests, dest, account=account)
+        on_knowledge(knowledge)
         names = registry_names_of(self.index)
         read_from = None
         if source is not None and names.canonical(source.registry) == names.canonical(dest.registry):

@@ -19,7 +19,7 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.index.aliases import registry_names_of
-from crossmount.index.protocol import MountIndex
+from crossmount.index.protocol import LayerKnowledge, MountIndex
 from crossmount.oci import Descriptor, Digest, Repository
 from crossmount.registry import RegistryClient
 from crossmount.transfer.fetch import SLOWEST_RATE
@@ -217,6 +217,19 @@ class Origins:
             RegistryOrigin(repository, self.registries.client(repository, loopback_http=self.loopback_http), self)
             for repository in left
         ]
+
+    def may_be_elsewhere(self, known: LayerKnowledge, source: Repository) -> bool:
+        """Return whether the index knows a blob on another registry than its source's, which may be nearer."""
+        names = registry_names_of(self.index)
+        return bool(known.sources) or any(
+            each != names.canonical(source.registry) for each in map(names.canonical, known.elsewhere)
+        )
+
+    def source_alone(self, descriptor: Descriptor, source: Repository) -> list[RegistryOrigin]:
+        """Return a copy's source as the origin of a blob without asking the index; none if it was wrong."""
+        if (source, descriptor.digest) in self._wrong:
+            return []
+        return [RegistryOrigin(source, self.registries.client(source, loopback_http=self.loopback_http), self)]
 
     async def failed(self, origin: RegistryOrigin, digest: Digest, error: CrossmountError) -> None:
         """Note that a repository did not send a blob."""
