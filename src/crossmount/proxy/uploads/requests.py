@@ -49,6 +49,7 @@ async def continue_upload(core: Core, exchange: Exchange, route: SessionRoute, c
                 raise RequestRefusedError(403, "DENIED", "this token does not cover a push into this repository")
             await _SpooledRequest(core, exchange, route, caller, session, session.spool).answer()
         except OverQuotaError:
+            core.sessions.note_stopped(session)
             await core.drop_session(session)
             raise
 

@@ -17,7 +17,7 @@ from dataclasses import field
 from crossmount._dataclass import dataclass
 from crossmount._expiring import ExpiringSet
 from crossmount.proxy.auth.callers import Agent
-from crossmount.proxy.http.errors import unavailable, upload_invalid, upload_unknown
+from crossmount.proxy.http.errors import OverQuotaError, unavailable, upload_invalid, upload_unknown
 from crossmount.proxy.http.headers import HeaderPairs
 from crossmount.proxy.uploads.early_upload import EarlyUpload
 from crossmount.proxy.uploads.spool import SHARE
@@ -111,6 +111,7 @@ class ClientSessions:
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
         # owner and repository of each push that was active lately
         self._pushes: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
+        self._stopped: ExpiringSet[tuple[str, str, str]] = ExpiringSet(lifetime, limit=limit, clock=clock)
         self._expected: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
 
     def __len__(self) -> int:
@@ -146,6 +147,7 @@ class ClientSessions:
 
         Raises:
             RequestRefusedError: the caller has no such session in this repository (404), or it is in use (409).
+            OverQuotaError: it was stopped at a quota. A client that asks for its offset after the 429 learns why.
         """
         session = self._find(key, owner, name)
         try:
@@ -165,6 +167,10 @@ class ClientSessions:
     def remove(self, session: ClientSession) -> None:
         """Remove a session; its spool is not closed."""
         self._open.pop(session.key, None)
+
+    def note_stopped(self, session: ClientSession) -> None:
+        """Note that a session was removed because its caller has sent more than its quota."""
+        self._stopped.add((session.key, session.owner, session.name))
 
     def take_expired(self) -> list[ClientSession]:
         """Remove and return the sessions that have expired."""
@@ -209,6 +215,8 @@ class ClientSessions:
         return list(self._open.values())
 
     def _find(self, key: str, owner: str, name: str) -> ClientSession:
+        if (key, owner, name) in self._stopped:
+            raise OverQuotaError("this upload was stopped: it went beyond the quota of its repositories")
         if not self.has(key, owner, name):
             raise upload_unknown()
         return self._open[key]
