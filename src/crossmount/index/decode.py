@@ -1,6 +1,7 @@
 """Replies of the index's server, parsed into values. They are untrusted: invalid parts are ignored."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ TRAITS_SECONDS = 6 * 3600
 REGISTRIES_MAX = 128
 """The most registries of one layer that are read."""
 
+_NAMES_MAX = 8192
 _NUMBER_MAX = 2**63 - 1
 _NUMBER_DIGITS = len(str(_NUMBER_MAX))
 _TRUTH = {b"1": True, b"0": False}
@@ -193,7 +195,9 @@ def number(value: bytes | None) -> int | None:
     return read if read <= _NUMBER_MAX else None
 
 
+@lru_cache(maxsize=_NAMES_MAX)
 def _name(member: bytes, registry: str) -> str | None:
+    """Return the repository that a set's member names; None if it names none. Look-ups repeat them."""
     name = member.decode("ascii", "replace")
     if not is_repository_name(name) or (registry == DOCKER_HUB and "/" not in name):
         return None

@@ -124,6 +124,8 @@ class MountFindings:
     def without_unusable(self, layer: Digest, sources: Iterable[Repository]) -> list[Repository]:
         """Return `sources` without those that this account cannot read, or from which `layer` is hidden."""
         unreadable, hidden = self.unreadable(), frozenset(self._hidden)
+        if not unreadable and not hidden:  # as in most pushes
+            return list(sources)
         return [source for source in sources if source not in unreadable and (layer, source) not in hidden]
 
     async def check(

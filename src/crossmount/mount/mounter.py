@@ -296,4 +296,6 @@ class Mounter(Closing):
 
 def _readable(known: LayerKnowledge, knowledge: Knowledge) -> list[Repository]:
     """Return a layer's sources without those that this account was denied; must-mount layers try those too."""
-    return [source for source in known.sources if known.must_mount or source not in knowledge.denied]
+    if known.must_mount or not knowledge.denied:
+        return list(known.sources)
+    return [source for source in known.sources if source not in knowledge.denied]
