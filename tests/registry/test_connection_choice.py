@@ -177,3 +177,35 @@ def test_a_pool_that_has_changed_is_refused() -> None:
 
     with pytest.raises(TypeError, match="adapt connection_choice"):
         choose_quickly(Transport())  # type: ignore[arg-type]
+
+
+async def test_cancelled_requests_leave_no_place_taken() -> None:
+    """Requests that are cancelled after any number of turns of the event loop take no place from later ones."""
+    async with Acceptor(Server()) as acceptor:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        for steps in range(60):
+            async with client_of(Clock(), max_connections=2) as client:
+                requests = [asyncio.create_task(client.get(url)) for _ in range(5)]
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                for request in requests[::2]:
+                    request.cancel()
+                await asyncio.gather(*requests, return_exceptions=True)
+                async with client.stream("GET", url), client.stream("GET", url):
+                    assert len(pool_of(client).connections) == 2, f"after {steps} turns"
+
+
+async def test_an_answer_whose_close_is_cancelled_releases_its_place() -> None:
+    """In a full pool a request goes on when the close of the answer before it is cancelled at any turn."""
+    async with Acceptor(Server()) as acceptor:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        for steps in range(1, 6):
+            async with client_of(Clock(), max_connections=1) as client:
+                answer = await client.send(client.build_request("GET", url), stream=True)
+                waiting = asyncio.create_task(client.get(url))
+                closing = asyncio.create_task(answer.aclose())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.gather(closing, return_exceptions=True)
+                assert (await waiting).status_code == 200, f"after {steps} turns"

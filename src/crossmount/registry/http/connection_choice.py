@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from crossmount.registry.http.pool_places import abandoned, release_surely
+
 if TYPE_CHECKING:
     import httpcore
 
@@ -56,6 +58,7 @@ def choose_quickly(transport: httpx.AsyncHTTPTransport, *, clock: Callable[[], f
             await close(closing)
 
     pool._close_connections = close_any  # noqa: SLF001
+    release_surely(pool)
 
 
 class ConnectionChoice:
@@ -85,8 +88,8 @@ class ConnectionChoice:
         for request in waiting:
             origin = request.request.url.origin
             connection = self._idle(origin, closing) or self._new(origin, closing)
-            if connection is None:  # later requests wait too, and those for idle connections do not
-                continue
+            if connection is None:  # none is idle, so all later requests wait too
+                break
             request.assign_to_connection(connection)
         return closing
 
@@ -132,13 +135,14 @@ class ConnectionChoice:
         connections[:] = [each for each in connections if not each.is_closed()]
 
     def _sweep(self, closing: "list[httpcore.AsyncConnectionInterface]") -> None:
-        """Drop the connections that are closed, have expired, or are idle beyond the pool's limit of idle ones."""
+        """Drop the connections that are closed, expired, abandoned, or idle beyond the pool's limit of idle ones."""
         self._sweep_at = self._clock() + SWEEP_SECONDS
         self._drop_closed()
         pool, kept = self._pool, []
         surplus = self._count - pool._max_keepalive_connections  # noqa: SLF001
+        left = abandoned(pool)
         for connection in pool._connections:  # noqa: SLF001
-            if connection.has_expired() or (surplus > 0 and connection.is_idle()):
+            if connection in left or connection.has_expired() or (surplus > 0 and connection.is_idle()):
                 surplus -= 1
                 closing.append(connection)
             else:
