@@ -12,6 +12,7 @@ import pytest
 
 from crossmount.registry.http.channels import Channel, TlsChannel
 from crossmount.registry.http.streams import SocketBackend
+from crossmount.registry.http.tls import os_reason
 from crossmount.testing.acceptor import Acceptor
 
 
@@ -49,6 +50,29 @@ async def test_the_address_of_a_host_that_answers_is_taken(monkeypatch: pytest.M
             assert stream.get_extra_info("client_addr") == stream.get_extra_info("socket").getsockname()
             assert stream.get_extra_info("other") is None
             await stream.aclose()
+
+
+async def test_a_host_whose_addresses_fail_in_several_ways_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host whose addresses are unreachable for different reasons, one reason of the system is told."""
+
+    async def look_up(*_: Any, **__: Any) -> list[Any]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (("127.0.0.1", 1), ("255.255.255.255", 1))
+        ]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    with pytest.raises(httpcore.ConnectError) as caught:
+        await SocketBackend().connect_tcp("registry.test", 1)
+    assert os_reason(caught.value) == "connection refused"
+
+
+@pytest.mark.parametrize("host", [f"{'a' * 64}.test", "a..test", "."])
+async def test_a_name_that_no_host_can_have_is_not_found(host: str) -> None:
+    """A name with a label that is empty or too long is a host that cannot be found, as any other."""
+    with pytest.raises(httpcore.ConnectError) as caught:
+        await SocketBackend().connect_tcp(host, 80)
+    assert "no such host" in os_reason(caught.value)
 
 
 async def test_a_connection_that_is_closed_ends_what_waits_for_it() -> None:

@@ -13,6 +13,7 @@ httpcore's network backends are public; `httpcore_pool.prepare_transport` puts t
 # ruff: noqa: ASYNC109 the signatures are httpcore's
 
 import asyncio
+import re
 import select
 import socket
 import ssl
@@ -27,6 +28,9 @@ from crossmount.registry.http.channels import READ_BYTES, Channel, SocketChannel
 
 NEXT_ADDRESS_SECONDS = 0.25
 """How long one of a host's addresses is tried alone before the next one is tried beside it (RFC 8305, 5)."""
+
+
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
 class SocketWaiter:
@@ -258,6 +262,7 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
                     await _addresses(host, port), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
                 )
         except OSError as error:
+            error = _numbered(error)
             raise _translated(error, httpcore.ConnectError, httpcore.ConnectTimeout) from error
         for option in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *(socket_options or ())):
             connected.setsockopt(*option)
@@ -270,10 +275,17 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
 
 async def _addresses(host: str, port: int) -> list[Any]:
     """Return a host's addresses, as `socket.getaddrinfo` does; a look-up in the network does not block."""
+    name = host.encode("ascii")  # Python checks the labels of a text, and fails with a UnicodeError
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
-        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+
+
+def _numbered(error: OSError) -> OSError:
+    """Return an error with a number: if a host's addresses fail in several ways, their text alone has the numbers."""
+    first = _NUMBER.search(str(error)) if error.errno is None else None
+    return error if first is None else OSError(int(first[1]), str(error))
 
 
 def _is_readable(connected: socket.socket) -> bool:
