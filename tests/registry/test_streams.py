@@ -11,7 +11,7 @@ import httpcore
 import pytest
 
 from crossmount.registry.http.channels import Channel, TlsChannel
-from crossmount.registry.http.streams import SocketBackend
+from crossmount.registry.http.streams import AnsweredStream, SocketBackend, SocketWaiter
 from crossmount.registry.http.tls import os_reason
 from crossmount.testing.acceptor import Acceptor
 
@@ -137,6 +137,27 @@ class Narrow(Channel):
         """Return that there is nothing yet."""
         del size
         return None
+
+
+class Ended(Narrow):
+    """A channel whose end has come, while the socket below is open: TLS has an end of its own."""
+
+    def receive(self, size: int) -> bytes | None:
+        """Return the end."""
+        del size
+        return b""
+
+
+async def test_a_connection_that_has_ended_is_not_used_again() -> None:
+    """After the end of TLS a connection is readable, so that httpcore drops it, although its socket is not."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        stream = AnsweredStream(SocketWaiter(ours), Ended(100))
+        assert not stream.get_extra_info("is_readable")
+        await stream.write(b"request")
+        assert await stream.read(1) == b""
+        assert stream.get_extra_info("is_readable")
 
 
 def test_encrypted_bytes_go_on_where_they_were_stopped() -> None:

@@ -196,6 +196,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
                 await asyncio.sleep(0)  # as in `write`
             if not data and self._unwritable is not None:
                 raise self._unwritable  # the operating system tells only the first caller why there is an end
+            self._is_at_end = not data
         except OSError as error:
             raise _read_failure(error)  # noqa: B904 it has its cause
         return data
@@ -235,7 +236,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
         if info == "ssl_object":
             return self._channel.tls
         if info == "is_readable":
-            return _is_readable(self._waiter.socket)
+            return self._is_at_end or self.holds_bytes or _is_readable(self._waiter.socket)
         if info == "client_addr":
             return self._waiter.socket.getsockname()
         if info == "server_addr":
