@@ -17,7 +17,7 @@ import pytest
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference, Repository
 from crossmount.registry import RegistryClient, UploadSession
-from crossmount.registry.http.answer_heads import INTERIM_MAX, AnswerHeads, InterimFloodError
+from crossmount.registry.http.answer_heads import AnswerHeads, HEAD_BYTES_MAX, INTERIM_MAX, InterimFloodError
 from crossmount.registry.http.httpcore_pool import prepare_transport
 from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
@@ -218,6 +218,21 @@ async def test_interim_answers_without_end_are_an_error(
     assert requests == 1
 
 
+async def test_an_interim_answer_without_end_ends_a_body() -> None:
+    """An interim answer that never ends, as fast as it is read, is an error while a body is sent."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n")
+        while True:
+            writer.write(b"Link: " + b"x" * 65_000 + b"\r\n")
+            await writer.drain()
+
+    async with server(serve) as address:
+        with pytest.raises(InvalidAnswerError):
+            await upload(address, InPieces())
+
+
 @pytest.mark.parametrize("request_once", [put_manifest, start_upload])
 async def test_an_answer_that_drips_ends_at_the_deadline(
     request_once: Callable[[RegistryClient], Awaitable[None]],
@@ -285,6 +300,16 @@ def test_too_many_interim_answers_are_an_error() -> None:
     heads.feed(CONTINUE * INTERIM_MAX)
     with pytest.raises(InterimFloodError):
         heads.feed(CONTINUE)
+
+
+@pytest.mark.parametrize("size", [1, 70_000])
+def test_an_interim_answer_that_is_too_long_is_an_error(size: int) -> None:
+    """The head of an interim answer is not read without end, however its bytes come."""
+    heads = AnswerHeads()
+    heads.feed(CONTINUE + CONTINUE[:-2])
+    with pytest.raises(InterimFloodError, match="100 KiB"):
+        for _ in range(HEAD_BYTES_MAX // size + 1):
+            heads.feed(b"x" * size)
 
 
 def test_another_httpcore_is_noticed() -> None:

@@ -10,6 +10,9 @@ import httpx
 INTERIM_MAX = 100
 """The most interim answers before an answer."""
 
+HEAD_BYTES_MAX = 100 * 1024
+"""The most bytes of an interim answer; h11 has this limit too, but sees no answer while a body is sent."""
+
 _STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
 _STATUS_BYTES = len(b"HTTP/1.1 200")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -33,7 +36,7 @@ def report_answer() -> None:
 
 
 class InterimFloodError(httpx.RemoteProtocolError):
-    """Too many interim answers."""
+    """Too many interim answers, or one that is too long."""
 
 
 class AnswerHeads:
@@ -48,12 +51,13 @@ class AnswerHeads:
         self.status: int | None = None
         self.interim = 0
         self._head = bytearray()
+        self._searched = 0
 
     def feed(self, data: bytes) -> None:
         """Read the next bytes.
 
         Raises:
-            InterimFloodError: there were too many interim answers.
+            InterimFloodError: there were too many interim answers, or one is too long.
         """
         if self.status is not None:
             return
@@ -65,10 +69,13 @@ class AnswerHeads:
                 self.status = status
                 self._head.clear()
                 return
-            end = _HEAD_END.search(self._head)
+            end = _HEAD_END.search(self._head, self._searched)
+            if (len(self._head) if end is None else end.end()) > HEAD_BYTES_MAX:
+                raise InterimFloodError(f"an interim answer (1xx) of more than {HEAD_BYTES_MAX // 1024} KiB")
             if end is None:
-                return  # h11 limits the length of a head
-            self.interim += 1
+                self._searched = max(0, len(self._head) - len(b"\r\n\r"))
+                return
+            self.interim, self._searched = self.interim + 1, 0
             del self._head[: end.end()]
             if self.interim > INTERIM_MAX:
                 raise InterimFloodError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")
