@@ -135,7 +135,7 @@ class ConnectionChoice:
         connections[:] = [each for each in connections if not each.is_closed()]
 
     def _sweep(self, closing: "list[httpcore.AsyncConnectionInterface]") -> None:
-        """Drop the connections that are closed, expired, abandoned, or idle beyond the pool's limit of idle ones."""
+        """Drop the connections that are closed, expired, abandoned, or idle beyond the limit of idle ones."""
         self._sweep_at = self._clock() + SWEEP_SECONDS
         self._drop_closed()
         pool, kept = self._pool, []

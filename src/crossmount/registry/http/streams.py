@@ -284,7 +284,7 @@ async def _addresses(host: str, port: int) -> list[Any]:
 
 
 def _numbered(error: OSError) -> OSError:
-    """Return an error with a number: if a host's addresses fail in several ways, their text alone has the numbers."""
+    """Return an error with a number: where a host's addresses fail in several ways, only the text has them."""
     first = _NUMBER.search(str(error)) if error.errno is None else None
     return error if first is None else OSError(int(first[1]), str(error))
 
