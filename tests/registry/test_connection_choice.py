@@ -209,3 +209,27 @@ async def test_an_answer_whose_close_is_cancelled_releases_its_place() -> None:
                 closing.cancel()
                 await asyncio.gather(closing, return_exceptions=True)
                 assert (await waiting).status_code == 200, f"after {steps} turns"
+
+
+async def test_a_connection_is_given_to_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many requests at once none gets a connection that another one has got and does not use yet."""
+    import httpcore  # noqa: PLC0415 as late as the program
+
+    refused: list[object] = []
+    handle = httpcore.AsyncHTTPConnection.handle_async_request
+
+    async def count(connection: httpcore.AsyncHTTPConnection, request: httpcore.Request) -> httpcore.Response:
+        try:
+            return await handle(connection, request)
+        except httpcore.ConnectionNotAvailable as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(httpcore.AsyncHTTPConnection, "handle_async_request", count)
+    server = Server()
+    async with Acceptor(server) as acceptor, client_of(Clock(), max_connections=2) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        await client.get(url)
+        await asyncio.gather(*(client.get(url) for _ in range(40)))
+    assert refused == []
+    assert server.connections == 2

@@ -80,17 +80,23 @@ class ConnectionChoice:
         closing: list[httpcore.AsyncConnectionInterface] = []
         if self._clock() >= self._sweep_at or self._count > self._pool._max_keepalive_connections:  # noqa: SLF001
             self._sweep(closing)
-        waiting = [each for each in self._pool._requests if each.is_queued()]  # noqa: SLF001
+        waiting, taken = [], set()
+        for each in self._pool._requests:  # noqa: SLF001
+            if each.connection is None:
+                waiting.append(each)
+            else:  # also if it does not use its connection yet, which looks idle until then
+                taken.add(each.connection)
         if not waiting:  # a request has ended
             self._ended += 1
             if self._ended >= self._count / _CLOSED_SHARE:
                 self._drop_closed()
         for request in waiting:
             origin = request.request.url.origin
-            connection = self._idle(origin, closing) or self._new(origin, closing)
-            if connection is None:  # none is idle, so all later requests wait too
+            connection = self._idle(origin, taken, closing) or self._new(origin, taken, closing)
+            if connection is None:  # the pool is full, and none is idle: the others wait too
                 break
             request.assign_to_connection(connection)
+            taken.add(connection)
         return closing
 
     @property
@@ -98,12 +104,12 @@ class ConnectionChoice:
         return len(self._pool._connections)  # noqa: SLF001
 
     def _idle(
-        self, origin: "httpcore.Origin", closing: "list[httpcore.AsyncConnectionInterface]"
+        self, origin: "httpcore.Origin", taken: set[Any], closing: "list[httpcore.AsyncConnectionInterface]"
     ) -> "httpcore.AsyncConnectionInterface | None":
         """Return an idle connection to an origin; those that have expired are dropped on the way."""
         connections = self._pool._connections  # noqa: SLF001
         for connection in list(connections):
-            if not connection.is_available() or not connection.can_handle_request(origin):
+            if connection in taken or not connection.is_available() or not connection.can_handle_request(origin):
                 continue
             if not connection.has_expired():
                 found: httpcore.AsyncConnectionInterface = connection
@@ -113,14 +119,15 @@ class ConnectionChoice:
         return None
 
     def _new(
-        self, origin: "httpcore.Origin", closing: "list[httpcore.AsyncConnectionInterface]"
+        self, origin: "httpcore.Origin", taken: set[Any], closing: "list[httpcore.AsyncConnectionInterface]"
     ) -> "httpcore.AsyncConnectionInterface | None":
         """Return a new connection; in a full pool it takes the place of an idle one. None if there is no place."""
         pool = self._pool
         if self._count >= pool._max_connections:  # noqa: SLF001
             self._sweep(closing)
         if self._count >= pool._max_connections:  # noqa: SLF001
-            idle = next((each for each in pool._connections if each.is_idle()), None)  # noqa: SLF001
+            free = (each for each in pool._connections if each not in taken and each.is_idle())  # noqa: SLF001
+            idle = next(free, None)
             if idle is None:
                 return None
             pool._connections.remove(idle)  # noqa: SLF001
