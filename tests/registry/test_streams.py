@@ -1,6 +1,7 @@
 """Connections to real sockets: several addresses, a close while somebody waits, time-outs, and TLS in parts."""
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from crossmount.registry.http.channels import Channel, TlsChannel
 from crossmount.registry.http.streams import AnsweredStream, SocketBackend, SocketWaiter
-from crossmount.registry.http.tls import os_reason
+from crossmount.registry.http.tls import os_reason, tls_error
 from crossmount.testing.acceptor import Acceptor
 
 
@@ -146,6 +147,38 @@ class Ended(Narrow):
         """Return the end."""
         del size
         return b""
+
+
+class Reset(Narrow):
+    """A channel that the peer has reset."""
+
+    def receive(self, size: int) -> bytes | None:
+        """Fail."""
+        del size
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+def test_a_reset_below_tls_is_no_failure_of_tls() -> None:
+    """A reset in the handshake or after it is told as one, and not as a failure of TLS, which nobody repeats."""
+    tls = TlsChannel(Reset(100_000), ssl.create_default_context(), "x")
+    for use in (tls.shake_hands, lambda: tls.receive(1)):
+        with pytest.raises(ConnectionResetError) as caught:
+            use()
+        assert tls_error(caught.value) is None
+
+
+async def test_a_server_that_hangs_up_in_the_handshake_is_told() -> None:
+    """A handshake that is cut names no certificate, and may be repeated."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del writer
+        await reader.read(10_000)
+
+    async with Acceptor(hang_up) as acceptor:
+        stream = await SocketBackend().connect_tcp("127.0.0.1", await acceptor.open())
+        with pytest.raises(httpcore.ConnectError, match="cut in the TLS handshake") as caught:
+            await stream.start_tls(ssl.create_default_context(), "x")
+        assert tls_error(caught.value) is None
 
 
 async def test_a_connection_that_has_ended_is_not_used_again() -> None:

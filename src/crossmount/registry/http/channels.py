@@ -94,20 +94,27 @@ class TlsChannel(Channel):
 
         Raises:
             ssl.SSLError: it failed.
+            ConnectionError: it was cut.
         """
-        while True:
+        has_ended = False
+        while not has_ended:  # what fails below TLS is raised outside the handlers: it is no failure of TLS
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
-                self.flush()
-                if not self._fetch():
-                    return False
+                pass
+            except ssl.SSLEOFError:
+                has_ended = True
+                continue
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
                     self.flush()  # the alert that tells the server why
                 raise
             else:
                 return True
+            self.flush()
+            if not self._fetch():
+                return False
+        raise ConnectionAbortedError("cut in the TLS handshake")
 
     def send(self, data: memoryview) -> int:
         """Encrypt bytes and send them, once those taken before are sent."""
@@ -140,12 +147,13 @@ class TlsChannel(Channel):
             try:
                 return self.tls.read(size)
             except ssl.SSLWantReadError:
-                with contextlib.suppress(OSError):  # what has come can be read all the same
-                    self.flush()  # TLS answers some messages itself
-                if not self._fetch():
-                    return None
+                pass
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
+            with contextlib.suppress(OSError):  # what has come can be read all the same
+                self.flush()  # TLS answers some messages itself
+            if not self._fetch():
+                return None
 
     @property
     def holds_bytes(self) -> bool:  # type: ignore[override] # read-only here
