@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -207,6 +208,30 @@ def test_encrypted_bytes_go_on_where_they_were_stopped() -> None:
     client_hello = bytes(below.sent)
     assert client_hello[:2] == b"\x16\x03"
     assert int.from_bytes(client_hello[3:5], "big") == len(client_hello) - 5  # one whole record
+
+
+def test_a_negotiation_below_waits_for_bytes() -> None:
+    """TLS over a channel that negotiates waits for bytes too, until that takes some again: it does not spin."""
+    below = Narrow()
+    below.wants_bytes = True
+    tls = TlsChannel(below, ssl.create_default_context(), "x")
+    assert not tls.shake_hands()
+    assert tls.send(memoryview(b"data")) == 0
+    assert tls.wants_bytes
+    below.wants_bytes = False
+    assert tls.send(memoryview(b"data")) == 0
+    assert not tls.wants_bytes
+
+
+async def test_a_closed_socket_is_not_waited_for() -> None:
+    """The number of a closed socket is not given to the event loop: it may be another socket's."""
+    ours, theirs = socket.socketpair()
+    number, waiter = ours.fileno(), SocketWaiter(ours)
+    waiter.close()
+    os.dup2(theirs.fileno(), number)
+    with theirs, socket.socket(fileno=number):
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            await waiter.wait(reading=True, writing=False)
 
 
 def test_a_negotiation_in_the_middle_waits_for_bytes() -> None:

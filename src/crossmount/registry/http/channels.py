@@ -118,9 +118,9 @@ class TlsChannel(Channel):
 
     def send(self, data: memoryview) -> int:
         """Encrypt bytes and send them, once those taken before are sent."""
+        self.wants_bytes = False
         if not self.flush():
             return 0
-        self.wants_bytes = False
         try:
             taken = self.tls.write(data[:_TLS_BYTES])
         except ssl.SSLWantReadError:  # the server negotiates anew
@@ -135,6 +135,7 @@ class TlsChannel(Channel):
             while self._unsent:
                 sent = self._below.send(self._unsent)
                 if not sent:
+                    self.wants_bytes = self._below.wants_bytes
                     return False
                 self._unsent = self._unsent[sent:]
             if not self._leaving.pending:

@@ -13,6 +13,8 @@ httpcore's network backends are public; `httpcore_pool.prepare_transport` puts t
 # ruff: noqa: ASYNC109 the signatures are httpcore's
 
 import asyncio
+import errno
+import os
 import re
 import select
 import socket
@@ -48,7 +50,13 @@ class SocketWaiter:
         self._asked = (False, False)
 
     async def wait(self, *, reading: bool, writing: bool) -> None:
-        """Wait until the socket can be read or written, as asked, or is closed."""
+        """Wait until the socket can be read or written, as asked, or is closed.
+
+        Raises:
+            OSError: it was closed before; its number may be another one's by now.
+        """
+        if self.socket.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._ready, self._asked = self._loop.create_future(), (reading, writing)
         if reading:
             self._loop.add_reader(self._number, self._wake)
@@ -151,8 +159,9 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
         Raises:
             httpcore.WriteError: it is a refusal, or nothing more can come.
         """
+        negotiates = self._channel.wants_bytes
         try:
-            while not self._is_at_end and (self._heads.status is None or self._channel.wants_bytes):
+            while not self._is_at_end and (self._heads.status is None or negotiates):
                 data = self._channel.receive(READ_BYTES)
                 if data is None:
                     break
@@ -216,7 +225,7 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
             channel = TlsChannel(self._channel, ssl_context, server_hostname)
             async with asyncio.timeout(timeout):
                 while not channel.shake_hands():
-                    await self._waiter.wait(reading=True, writing=not channel.flush())
+                    await self._waiter.wait(reading=True, writing=not channel.flush() and not channel.wants_bytes)
                 while not channel.flush():
                     await self._waiter.wait(reading=False, writing=True)
         except BaseException as error:
