@@ -229,9 +229,8 @@ async def test_a_closed_socket_is_not_waited_for() -> None:
     number, waiter = ours.fileno(), SocketWaiter(ours)
     waiter.close()
     os.dup2(theirs.fileno(), number)
-    with theirs, socket.socket(fileno=number):
-        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-            await waiter.wait(reading=True, writing=False)
+    with theirs, socket.socket(fileno=number), pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        await waiter.wait(reading=True, writing=False)
 
 
 def test_a_negotiation_in_the_middle_waits_for_bytes() -> None:
