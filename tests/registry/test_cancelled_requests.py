@@ -56,6 +56,20 @@ async def test_a_cancelled_request_leaves_no_connection_open(scheme: str, tmp_pa
     assert not left
 
 
+async def test_a_request_that_outlives_its_client_leaves_no_connection_open() -> None:
+    """Requests whose client is closed after any number of turns of the event loop leave no socket open."""
+    left = []
+    async with ScriptedRegistry() as registry:
+        for steps in range(STEPS // 2):
+            async with make_client(ClientOptions(), registry=Origin.of(httpx.URL(registry.url))) as client:
+                requests = [asyncio.create_task(client.get(f"{registry.url}/v2/")) for _ in range(CROWD)]
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+            await asyncio.gather(*requests, return_exceptions=True)
+            left += [f"after {steps} turns: {each}" for each in garbage()]
+    assert not left
+
+
 async def test_a_cancelled_request_leaves_no_dropped_connection_open() -> None:
     """A request that closes connections that were idle for too long closes them all, also if it is cancelled."""
     left = []

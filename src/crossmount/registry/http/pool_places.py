@@ -9,7 +9,7 @@ What it depends on, and httpcore does not document: the names of the pool's list
 list until its answer is closed.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,15 +27,24 @@ def abandoned(pool: Any) -> "Collection[httpcore.AsyncConnectionInterface]":
 
 
 def release_surely(pool: Any) -> None:
-    """Let each answer of a pool release its place, even if the task that closes it is cancelled."""
-    send = pool.handle_async_request
+    """Let each answer of a pool release its place, even if the task that closes it is cancelled.
+
+    An answer that outlives its pool takes its connection along: the pool has forgotten that one.
+    """
+    send, close = pool.handle_async_request, pool.aclose
+    is_closed = False
 
     async def send_and_release(request: "httpcore.Request") -> "httpcore.Response":
         response = await send(request)
-        response.stream = _ReleasingStream(pool, response.stream)
+        response.stream = _ReleasingStream(pool, response.stream, lambda: is_closed)
         return response  # type: ignore[no-any-return]
 
-    pool.handle_async_request = send_and_release
+    async def close_for_good() -> None:
+        nonlocal is_closed
+        is_closed = True
+        await close()
+
+    pool.handle_async_request, pool.aclose = send_and_release, close_for_good
 
 
 class _ReleasingStream:
@@ -44,11 +53,13 @@ class _ReleasingStream:
     Args:
         pool: httpcore's pool.
         stream: the body that the pool returned.
+        is_closed: returns whether the pool is closed.
     """
 
-    def __init__(self, pool: Any, stream: Any) -> None:
+    def __init__(self, pool: Any, stream: Any, is_closed: Callable[[], bool]) -> None:
         self._pool = pool
         self._stream = stream
+        self._is_closed = is_closed
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._stream.__aiter__()  # type: ignore[no-any-return]
@@ -63,3 +74,5 @@ class _ReleasingStream:
                 pool._requests.remove(request)  # noqa: SLF001
                 await request.connection.aclose()
                 await pool._close_connections(pool._assign_requests_to_connections())  # noqa: SLF001
+            elif self._is_closed():
+                await request.connection.aclose()
