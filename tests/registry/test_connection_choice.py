@@ -138,6 +138,27 @@ async def test_in_a_full_pool_requests_wait_for_their_turn() -> None:
         assert server.connections <= 2
 
 
+async def test_waiting_requests_are_served_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that becomes idle in a full pool wakes one of the requests that wait, the first one."""
+    async with Acceptor(Server()) as acceptor, client_of(Clock(), max_connections=1) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        await client.get(url)
+        import httpcore  # noqa: PLC0415 loaded by then
+
+        served, tried = [], []
+        handle = httpcore.AsyncHTTPConnection.handle_async_request
+
+        async def count(connection: httpcore.AsyncHTTPConnection, request: httpcore.Request) -> httpcore.Response:
+            tried.append(request.url.target)
+            answer = await handle(connection, request)
+            served.append(request.url.target)
+            return answer
+
+        monkeypatch.setattr(httpcore.AsyncHTTPConnection, "handle_async_request", count)
+        await asyncio.gather(*(client.get(f"{url}{number}") for number in range(20)))
+        assert served == tried == [b"/%d" % number for number in range(20)]
+
+
 async def test_idle_connections_beyond_their_limit_are_closed() -> None:
     """After a crowd the pool keeps as many idle connections as its limit says."""
     server = Server()
