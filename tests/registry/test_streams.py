@@ -12,6 +12,7 @@ from typing import Any
 import httpcore
 import pytest
 
+from crossmount.registry.http.answer_heads import noting_answer
 from crossmount.registry.http.channels import Channel, TlsChannel
 from crossmount.registry.http.streams import AnsweredStream, SocketBackend, SocketWaiter
 from crossmount.registry.http.tls import os_reason, tls_error
@@ -75,6 +76,27 @@ async def test_a_name_that_no_host_can_have_is_not_found(host: str) -> None:
     with pytest.raises(httpcore.ConnectError) as caught:
         await SocketBackend().connect_tcp(host, 80)
     assert "no such host" in os_reason(caught.value)
+
+
+@pytest.mark.parametrize(("request_line", "reported"), [(b"GET / HTTP/1.1", 1), (b"CONNECT a:1 HTTP/1.1", 0)])
+async def test_a_proxys_answer_is_not_reported_as_the_answer(request_line: bytes, reported: int) -> None:
+    """The beginning of an answer is reported, since it ends a longer wait; a proxy's word on a tunnel is not."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read()
+
+    answers: list[None] = []
+    async with Acceptor(serve) as acceptor:
+        stream = await SocketBackend().connect_tcp("127.0.0.1", await acceptor.open())
+        with noting_answer(lambda: answers.append(None)):
+            await stream.write(request_line + b"\r\n")
+            received = b""
+            while len(received) < len(b"HTTP/1.1 200 OK\r\n\r\n"):
+                received += await stream.read(100)
+        await stream.aclose()
+    assert len(answers) == reported
 
 
 async def test_a_connection_that_is_closed_ends_what_waits_for_it() -> None:

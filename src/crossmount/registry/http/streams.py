@@ -122,6 +122,8 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
             return
         if self._is_reading:
             self._start_request()
+        if not self._writes:
+            self._is_announced = buffer.startswith(b"CONNECT ")  # a proxy's answer is not the one to the request
         self._writes += 1
         try:
             if self._writes > 1:
