@@ -14,7 +14,8 @@ import pytest
 
 from crossmount.registry.http.answer_heads import noting_answer
 from crossmount.registry.http.channels import Channel, TlsChannel
-from crossmount.registry.http.streams import AnsweredStream, SocketBackend, SocketWaiter
+from crossmount.registry.http.socket_waiter import SocketWaiter
+from crossmount.registry.http.streams import AnsweredStream, SocketBackend
 from crossmount.registry.http.tls import os_reason, tls_error
 from crossmount.testing.acceptor import Acceptor
 

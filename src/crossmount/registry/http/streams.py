@@ -13,8 +13,6 @@ httpcore's network backends are public; `httpcore_pool.prepare_transport` puts t
 # ruff: noqa: ASYNC109 the signatures are httpcore's
 
 import asyncio
-import errno
-import os
 import re
 import select
 import socket
@@ -27,64 +25,13 @@ import httpcore
 
 from crossmount.registry.http.answer_heads import AnswerHeads, InterimFloodError, report_answer
 from crossmount.registry.http.channels import READ_BYTES, Channel, SocketChannel, TlsChannel
+from crossmount.registry.http.socket_waiter import SocketWaiter
 
 NEXT_ADDRESS_SECONDS = 0.25
 """How long one of a host's addresses is tried alone before the next one is tried beside it (RFC 8305, 5)."""
 
 
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
-
-
-class SocketWaiter:
-    """Waits until a socket is ready, for one caller at a time.
-
-    Args:
-        connected: a connected socket that does not block.
-    """
-
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        self._number = connected.fileno()  # the loop would print a socket each time that it is new to it
-        self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[None] | None = None
-        self._asked = (False, False)
-
-    async def wait(self, *, reading: bool, writing: bool) -> None:
-        """Wait until the socket can be read or written, as asked, or is closed.
-
-        Raises:
-            OSError: it was closed before; its number may be another one's by now.
-        """
-        if self.socket.fileno() < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        self._ready, self._asked = self._loop.create_future(), (reading, writing)
-        if reading:
-            self._loop.add_reader(self._number, self._wake)
-        if writing:
-            self._loop.add_writer(self._number, self._wake)
-        try:
-            await self._ready
-        finally:
-            self._forget()
-
-    def close(self) -> None:
-        """Close the socket, and wake the caller that waits for it."""
-        self._wake()
-        self._forget()
-        self.socket.close()
-
-    def _wake(self) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
-
-    def _forget(self) -> None:
-        if self._ready is not None:
-            self._ready = None
-            reading, writing = self._asked
-            if reading:
-                self._loop.remove_reader(self._number)
-            if writing:
-                self._loop.remove_writer(self._number)
 
 
 class AnsweredStream(httpcore.AsyncNetworkStream):
