@@ -111,8 +111,8 @@ class ClientSessions:
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
         # owner and repository of each push that was active lately
         self._pushes: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
-        self._stopped: ExpiringSet[tuple[str, str, str]] = ExpiringSet(lifetime, limit=limit, clock=clock)
         self._expected: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
+        self._stopped: ExpiringSet[tuple[str, str, str]] = ExpiringSet(lifetime, limit=limit, clock=clock)
 
     def __len__(self) -> int:
         return len(self._open)
