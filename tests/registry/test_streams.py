@@ -123,7 +123,7 @@ async def test_a_silent_server_ends_a_read_and_a_handshake() -> None:
         await stream.aclose()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         stream = await SocketBackend().connect_tcp("127.0.0.1", silent.getsockname()[1])
-        with pytest.raises(httpcore.ConnectTimeout):
+        with pytest.raises(httpcore.ConnectTimeout, match="no answer to the TLS handshake in time"):
             await stream.start_tls(ssl.create_default_context(), "x", timeout=0.01)
         assert stream.get_extra_info("socket").fileno() < 0
 

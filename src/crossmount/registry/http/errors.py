@@ -25,7 +25,14 @@ from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.connections import TlsExpectedError
 from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.location import Origin, shown
-from crossmount.registry.http.tls import CERTIFICATE_WANTED, TLS_EXPECTED, explain_tls, os_reason, tls_error
+from crossmount.registry.http.tls import (
+    CERTIFICATE_WANTED,
+    NO_HANDSHAKE,
+    TLS_EXPECTED,
+    explain_tls,
+    os_reason,
+    tls_error,
+)
 from crossmount.registry.http.transport import Answer
 
 _BLOB_UNKNOWN = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"})
@@ -76,9 +83,9 @@ def describe(error: BaseException) -> str:
     """Return in a few words why there is no answer, without anything that was sent."""
     match error:
         case httpx.ConnectTimeout():
-            # through a proxy the message names it; else it is httpcore's, or empty
+            # through a proxy the message names it; else it is ours, httpcore's, or empty
             words = _safe(error)
-            return words if "proxy" in words else "no connection in time"
+            return words if "proxy" in words or words == NO_HANDSHAKE else "no connection in time"
         case httpx.TimeoutException():
             return "no answer in time"
         case httpx.NetworkError() if _WITHOUT_REASON.match(str(error)) and (reason := os_reason(error)):

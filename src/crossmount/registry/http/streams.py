@@ -26,6 +26,7 @@ import httpcore
 from crossmount.registry.http.answer_heads import AnswerHeads, InterimFloodError, report_answer
 from crossmount.registry.http.channels import READ_BYTES, Channel, SocketChannel, TlsChannel
 from crossmount.registry.http.socket_waiter import SocketWaiter
+from crossmount.registry.http.tls import NO_HANDSHAKE
 
 NEXT_ADDRESS_SECONDS = 0.25
 """How long one of a host's addresses is tried alone before the next one is tried beside it (RFC 8305, 5)."""
@@ -179,6 +180,8 @@ class AnsweredStream(httpcore.AsyncNetworkStream):
                     await self._waiter.wait(reading=False, writing=True)
         except BaseException as error:
             await self.aclose()
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise httpcore.ConnectTimeout(NO_HANDSHAKE) from error
             if isinstance(error, OSError):
                 raise _translated(error, httpcore.ConnectError, httpcore.ConnectTimeout) from error
             raise

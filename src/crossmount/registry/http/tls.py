@@ -13,6 +13,7 @@ import ssl
 from crossmount._dataclass import dataclass
 
 TLS_EXPECTED = "it speaks TLS (https): leave plain http out"
+NO_HANDSHAKE = "no answer to the TLS handshake in time"
 CERTIFICATE_WANTED = "client certificate"
 """Words of the messages about a server that wants to see a client certificate."""
 
@@ -56,8 +57,6 @@ def explain_tls(text: str, shown: str) -> str:
     alert = next((words for name, words in _ALERTS.items() if name in text.upper().replace(" ", "_")), None)
     if alert is not None:
         return f"{alert} ({reason}); {CLIENT_ADVICE}"
-    if "did not complete" in text:
-        return "no answer to the TLS handshake in time"
     if _OTHER_NAME.search(text):
         return f"its certificate is for another name ({reason}); {NAME_ADVICE}"
     return f"its certificate is not trusted ({reason}); {AUTHORITY_ADVICE}"
