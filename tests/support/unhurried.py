@@ -1,8 +1,8 @@
-"""Deadlines of the index that a busy machine keeps: for tests that are not about silent servers."""
+"""Deadlines that a busy machine keeps: for tests that are not about silent servers or stalled uploads."""
 
 import pytest
 
-from crossmount.fleet import lease_store
+from crossmount.fleet import lease, lease_store
 from crossmount.index import guard
 from crossmount.redis import call, connection, pipeline
 
@@ -11,11 +11,12 @@ HOWEVER_LONG = 30.0
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extend all deadlines of the index: many callers in one process on a busy machine are slow themselves."""
+    """Extend the deadlines of the index and of leases: many callers in one process on a busy machine are slow."""
     monkeypatch.setitem(connection.OWN_SETTINGS, "socket_timeout", HOWEVER_LONG)
     monkeypatch.setitem(connection.OWN_SETTINGS, "socket_connect_timeout", HOWEVER_LONG)
     monkeypatch.setattr(pipeline, "TIMEOUT_SECONDS", HOWEVER_LONG)
     monkeypatch.setattr(call, "CALL_SECONDS", HOWEVER_LONG)
     monkeypatch.setattr(lease_store, "GRACE_SECONDS", HOWEVER_LONG)
+    monkeypatch.setattr(lease, "OTHERS_SECONDS", HOWEVER_LONG)
     defaults = {**(guard.GuardedIndex.__init__.__kwdefaults__ or {}), "deadline": HOWEVER_LONG}
     monkeypatch.setattr(guard.GuardedIndex.__init__, "__kwdefaults__", defaults)
