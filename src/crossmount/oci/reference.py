@@ -80,9 +80,9 @@ class Repository:
             name: a name that `is_repository_name` accepts.
         """
         other = object.__new__(Repository)
-        _set_registry(other, self.registry)
-        _set_name(other, name)
-        _set_address(other, self.address)
+        object.__setattr__(other, "registry", self.registry)
+        object.__setattr__(other, "name", name)
+        object.__setattr__(other, "address", self.address)
         return other
 
     @classmethod
@@ -112,9 +112,6 @@ class Repository:
 
     def __hash__(self) -> int:  # sets of sources are everywhere, and this is faster than a dataclass's
         return hash((self.registry, self.name))
-
-
-_set_registry, _set_name, _set_address = (getattr(Repository, _).__set__ for _ in ("registry", "name", "address"))
 
 
 class Located(Protocol):
