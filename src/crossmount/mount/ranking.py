@@ -37,13 +37,11 @@ def rank(
     """
     hasher = hashlib.blake2b(f"{dest.name}\n".encode(), digest_size=8)
     paths = [path + "/" for path in accumulate(dest.name.split("/"), lambda path, part: f"{path}/{part}")]
-    proven_names = {source.name for source in proven}
 
     def key(source: Repository) -> tuple[bool, int, bytes, str]:
         name, own = source.name, hasher.copy()
         own.update(name.encode())
-        is_proven = name in proven_names and source in proven  # most names say no, which is faster
-        return not is_proven, -_shared_path(paths, name), own.digest(), name
+        return source not in proven, -_shared_path(paths, name), own.digest(), name
 
     return sorted(sources, key=key)
 
