@@ -92,10 +92,10 @@ class MountFindings:
         clock: monotonic seconds.
         proves_first: whether the first 201 to a mount is proved by a HEAD, if the index does not know whether this
             registry's 201s are true.
+        truths: what has been seen of the truth of 201s, which others may share; nothing by default.
 
     Attributes:
         has_mounted: whether the registry has mounted from a source before.
-        truths: what it has seen of the truth of 201s; mounters may share it.
     """
 
     def __init__(
@@ -106,10 +106,11 @@ class MountFindings:
         observer: events.Observer,
         clock: Callable[[], float],
         proves_first: bool = False,
+        truths: Truths | None = None,
     ) -> None:
         self.has_mounted = False
         self._proves_next = proves_first
-        self.truths = Truths()
+        self._truths = Truths() if truths is None else truths
         self._client = client
         self._index = index
         self._observer = events.never_raising(observer)
@@ -190,7 +191,7 @@ class MountFindings:
 
     @property
     def _seen(self) -> RegistryTraits:
-        return RegistryTraits(truthful=self.truths.seen.get(self._client.registry))
+        return RegistryTraits(truthful=self._truths.seen.get(self._client.registry))
 
     async def prove(self, layer: Digest, dest: Repository, traits: RegistryTraits) -> Mounted | FalseMount:
         """Check a 201 to a mount: a registry whose 201s may be untrue is asked for the blob.
@@ -200,7 +201,7 @@ class MountFindings:
         """
         is_next, self._proves_next = self._proves_next, False
         if is_next and traits.updated(self._seen).truthful is None:
-            async with self.truths.proving[self._client.registry]:
+            async with self._truths.proving[self._client.registry]:
                 is_first = traits.updated(self._seen).truthful is None
                 return await self._prove(layer, dest, traits, always=is_first)
         return await self._prove(layer, dest, traits)
@@ -211,7 +212,7 @@ class MountFindings:
         if not always and not needs_proof(layer, traits.updated(self._seen)):
             return Mounted()
         if await self._client.head_blob(dest, layer) is not None:
-            self.truths.seen.setdefault(self._client.registry, True)
+            self._truths.seen.setdefault(self._client.registry, True)
             return Mounted()
         with contextlib.suppress(CrossmountError):  # an index that fails here only learns nothing
             await self.record_false_mount()
@@ -220,7 +221,7 @@ class MountFindings:
     async def record_false_mount(self) -> None:
         """Record in the index that a 201 to a mount was not true; mounts there need proof from now on."""
         if self._seen.truthful is not False:
-            self.truths.seen[self._client.registry] = False
+            self._truths.seen[self._client.registry] = False
             await self._index.record_traits(self._client.registry, self._seen)
 
     async def record_traits(self, traits: RegistryTraits, results: Iterable[MountResult]) -> None:

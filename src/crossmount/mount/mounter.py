@@ -19,7 +19,7 @@ from crossmount.index.protocol import (
 )
 from crossmount.mount import decision
 from crossmount.mount.decision import MountAnswer, MountResult, MountStatus
-from crossmount.mount.findings import MountFindings
+from crossmount.mount.findings import MountFindings, Truths
 from crossmount.mount.ranking import SourceSearch, plan
 from crossmount.oci import Digest, Located, Repository, as_digest, as_repository
 from crossmount.registry import Mounted, RegistryClient, UploadSession
@@ -38,6 +38,7 @@ class Mounter(Closing):
         clock: monotonic seconds, for how long an unreadable source is not tried again.
         proves_first: whether the first 201 to a mount is proved by a HEAD, if the index does not know whether this
             registry's 201s are true. The mounts of other layers do not wait for it.
+        truths: what has been seen of the truth of 201s, which mounters may share; nothing by default.
 
     Attributes:
         findings: what mounts have shown so far, and the methods that record it.
@@ -51,11 +52,12 @@ class Mounter(Closing):
         observer: events.Observer = events.ignore,
         clock: Callable[[], float] = time.monotonic,
         proves_first: bool = False,
+        truths: Truths | None = None,
     ) -> None:
         self._client = client
         self._index = adapt(index)
         self.findings = MountFindings(
-            client, self._index, observer=observer, clock=clock, proves_first=proves_first
+            client, self._index, observer=observer, clock=clock, proves_first=proves_first, truths=truths
         )
         self._background: set[asyncio.Task[None]] = set()
         self._proven: dict[Repository, None] = {}

@@ -181,8 +181,9 @@ class ImagePusher:
             observer=observer,
             clock=self.clock,
         )
-        async with Mounter(client, self.index, observer=observer, proves_first=True) as mounter:
-            mounter.findings.truths = self.truths
+        async with Mounter(
+            client, self.index, observer=observer, proves_first=True, truths=self.truths
+        ) as mounter:
             if read_from is not None:
                 mounter.prefer(read_from)
             blobs = BlobPusher(
