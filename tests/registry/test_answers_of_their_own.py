@@ -4,12 +4,14 @@ Whatever they send, the next answer is the one that the server gave to the next 
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from crossmount.registry.http.httpx_internals import connection_of, has_surplus
+from crossmount.registry.http.httpx_internals import connection_of, has_surplus, send_bare
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.transport import exchange, make_client
 from support.certificates import self_signed
@@ -17,18 +19,37 @@ from support.odd_answers import ODD, odd_server
 from support.waiting import PATIENCE
 
 
+@asynccontextmanager
+async def answer(
+    client: httpx.AsyncClient, method: str, url: str, *, seconds: float | None = None
+) -> AsyncIterator[httpx.Response]:
+    """Send a request as the registry's client does, and yield the answer, with its body unread."""
+    request = client.build_request(method, url, timeout=seconds or client.timeout)
+    response = await send_bare(client, request)
+    try:
+        yield response
+    finally:
+        await response.aclose()
+
+
+async def text_at(client: httpx.AsyncClient, url: str) -> str:
+    """Return the text at a URL."""
+    async with answer(client, "GET", url, seconds=PATIENCE) as response:
+        return (await response.aread()).decode()
+
+
 async def own_answers(client: httpx.AsyncClient, base: str, name: str) -> None:
     """Ask for an odd answer, then for plain ones, at once and one after the other."""
     method, _ = ODD[name]
     for turn in range(3):
         try:
-            async with asyncio.timeout(PATIENCE), client.stream(method, f"{base}/{name}") as response:
+            async with asyncio.timeout(PATIENCE), answer(client, method, f"{base}/{name}") as response:
                 await response.aread()
         except (httpx.RemoteProtocolError, httpx.ReadTimeout):
             pass  # an answer without an end, or none that is HTTP
-        got = [await client.get(f"{base}/own{turn}{n}", timeout=PATIENCE) for n in range(3)]
-        got += await asyncio.gather(*(client.get(f"{base}/own{turn}{n}", timeout=PATIENCE) for n in range(3, 6)))
-        assert [answer.text for answer in got] == [f"/own{turn}{n}" for n in range(6)]
+        got = [await text_at(client, f"{base}/own{turn}{n}") for n in range(3)]
+        got += await asyncio.gather(*(text_at(client, f"{base}/own{turn}{n}") for n in range(3, 6)))
+        assert got == [f"/own{turn}{n}" for n in range(6)]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -53,7 +74,7 @@ async def test_an_answer_without_surplus_keeps_its_connection() -> None:
     async with odd_server() as base, make_client(ClientOptions(plain_http=True)) as client:
         used = set()
         for n in range(3):
-            async with client.stream("GET", f"{base}/own{n}") as response:
+            async with answer(client, "GET", f"{base}/own{n}") as response:
                 await response.aread()
                 connection = connection_of(response.stream)
                 assert connection is not None, "httpcore has changed: adapt `registry/http/httpx_internals.py`"
@@ -66,7 +87,7 @@ async def test_an_answer_without_surplus_keeps_its_connection() -> None:
 async def test_surplus_is_where_we_look_for_it(name: str) -> None:
     """Bytes past an answer lie in h11's buffer, or in the event loop's queue."""
     async with odd_server() as base, make_client(ClientOptions(plain_http=True)) as client:
-        async with client.stream("GET", f"{base}/{name}") as response:
+        async with answer(client, "GET", f"{base}/{name}") as response:
             await response.aread()
             found = has_surplus(connection_of(response.stream))
         assert found, "h11, httpcore or anyio has changed: adapt `registry/http/httpx_internals.py`"

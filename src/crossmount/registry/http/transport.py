@@ -22,7 +22,7 @@ from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
-from crossmount.registry.http.httpx_internals import end_with_answer, install_log_filter, send_bare
+from crossmount.registry.http.httpx_internals import install_log_filter, send_bare
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
@@ -132,7 +132,6 @@ def make_client(
         follow_redirects=False,
         transport=transport,
         trust_env=False,
-        event_hooks={"response": [end_with_answer]},
     )
 
 
