@@ -11,6 +11,8 @@ from crossmount.proxy.http.headers import answer_headers, check_framing, request
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.uploads.sessions import check_content_range
 from crossmount.registry.http.location import Origin
+from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.transport import make_client
 
 UPSTREAM = Origin.of(httpx.URL("https://registry.test/"))
 ASKED = httpx.URL("https://registry.test/v2/a/blobs/uploads/")
@@ -72,7 +74,7 @@ async def test_a_session_of_the_proxys_own_account_stays_in_the_proxy(own_creden
     """A cookie that the registry sets for the proxy's own credentials reaches no caller: it may stand for them."""
     url = httpx.URL("https://r.example/v2/")
     answer = httpx.Response(200, headers={"set-cookie": "sid=1"}, request=httpx.Request("GET", url))
-    async with httpx.AsyncClient() as client:
+    async with make_client(ClientOptions()) as client:
         upstream = Upstream(
             url, client, rewrite_challenges=lambda _, headers: headers, own_credentials=own_credentials
         )

@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from crossmount.registry.http.httpcore_pool import prepare_transport
+from crossmount.registry.http.dialing import Dialer
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.pool import KEEP_SECONDS, ConnectionPool
 from crossmount.registry.http.transport import make_client
 from crossmount.testing import ScriptedRegistry
 from support.certificates import self_signed
@@ -28,6 +29,11 @@ def garbage() -> list[str]:
         warnings.simplefilter("always")
         gc.collect()
     return [str(warning.message) for warning in said]
+
+
+def client_of(url: str, options: ClientOptions) -> httpx.AsyncClient:
+    """Return a client with our connections to a registry."""
+    return httpx.AsyncClient(transport=make_client(options, registry=Origin.of(httpx.URL(url))))
 
 
 async def cancel_after(steps: int, requests: list["asyncio.Task[httpx.Response]"]) -> None:
@@ -49,7 +55,7 @@ async def test_a_cancelled_request_leaves_no_connection_open(scheme: str, tmp_pa
     async with ScriptedRegistry(tls=context if scheme == "https" else None) as registry:
         options = ClientOptions(ca_file=certificate)
         for steps in range(STEPS):
-            async with make_client(options, registry=Origin.of(httpx.URL(registry.url))) as client:
+            async with client_of(registry.url, options) as client:
                 url = f"{registry.url}/v2/"
                 await cancel_after(steps, [asyncio.create_task(client.get(url)) for _ in range(CROWD)])
             left += [f"after {steps} turns: {each}" for each in garbage()]
@@ -61,7 +67,7 @@ async def test_a_request_that_outlives_its_client_leaves_no_connection_open() ->
     left = []
     async with ScriptedRegistry() as registry:
         for steps in range(STEPS // 2):
-            async with make_client(ClientOptions(), registry=Origin.of(httpx.URL(registry.url))) as client:
+            async with client_of(registry.url, ClientOptions()) as client:
                 requests = [asyncio.create_task(client.get(f"{registry.url}/v2/")) for _ in range(CROWD)]
                 for _ in range(steps):
                     await asyncio.sleep(0)
@@ -76,10 +82,11 @@ async def test_a_cancelled_request_leaves_no_dropped_connection_open() -> None:
     async with ScriptedRegistry() as registry:
         url = f"{registry.url}/v2/"
         for steps in range(STEPS):
-            async with httpx.AsyncClient(transport=prepare_transport(httpx.AsyncHTTPTransport())) as client:
+            now = 0.0
+            pool = ConnectionPool(Dialer().open, limit=CROWD, clock=lambda: now)  # noqa: B023 used in this turn
+            async with httpx.AsyncClient(transport=pool) as client:
                 await asyncio.gather(*(client.get(url) for _ in range(CROWD)))
-                for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
-                    connection._connection._expire_at = 0.0
+                now = KEEP_SECONDS
                 await cancel_after(steps, [asyncio.create_task(client.get(url))])
             left += [f"after {steps} turns: {each}" for each in garbage()]
     assert not left

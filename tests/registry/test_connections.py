@@ -23,6 +23,7 @@ from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, NoCredentials, RegistryClient
 from crossmount.registry.http.certificates import spellings
 from crossmount.registry.http.location import Origin
+from crossmount.registry.http.transport import exchange
 from crossmount.testing import ScriptedRegistry
 from crossmount.testing.acceptor import Acceptor
 from support.certificates import Authority, Issued
@@ -166,7 +167,7 @@ async def test_a_socks_proxy_is_used(listen: Listen, monkeypatch: pytest.MonkeyP
 async def test_a_socks_proxy_without_its_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names SOCKS, the proxy without its password, and the extra."""
     monkeypatch.setenv("ALL_PROXY", "socks5://user:PROXYSECRET@127.0.0.1:1")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "socksio" else name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "python_socks" else name)
     with pytest.raises(MissingExtraError, match=r"127\.0\.0\.1:1 speaks SOCKS.*crossmount\[socks\]") as caught:
         await head("registry.example.test", PLAIN)
     assert "PROXYSECRET" not in str(caught.value)
@@ -227,7 +228,7 @@ async def test_another_host_is_not_shown_the_client_certificate(tmp_path: Path, 
         async with client:
             # the authority is trusted, and the server hangs up: with a reset or without
             with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
-                await client._http.get(f"https://{registry.address}/v2/")
+                await exchange(client._http, "GET", httpx.URL(f"https://{registry.address}/v2/"), headers={})
 
 
 def test_half_a_client_certificate_is_refused(tmp_path: Path) -> None:

@@ -11,14 +11,12 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
-import httpx
 import pytest
 
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference, Repository
 from crossmount.registry import RegistryClient, UploadSession
 from crossmount.registry.http.answer_heads import HEAD_BYTES_MAX, INTERIM_MAX, AnswerHeads, InterimFloodError
-from crossmount.registry.http.httpcore_pool import prepare_transport
 from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
@@ -312,12 +310,3 @@ def test_an_interim_answer_that_is_too_long_is_an_error(size: int) -> None:
         heads.feed(b"x" * size)
     with pytest.raises(InterimFloodError, match="100 KiB"):
         heads.feed(b"x" * size)
-
-
-def test_another_httpcore_is_noticed() -> None:
-    """If httpcore keeps its network backend elsewhere, making a client fails with clear words."""
-    transport = httpx.AsyncHTTPTransport()
-    prepare_transport(transport)
-    del transport._pool._network_backend
-    with pytest.raises(TypeError, match="httpcore_pool"):
-        prepare_transport(transport)

@@ -1,5 +1,4 @@
 import asyncio
-import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -215,14 +214,6 @@ async def test_a_body_that_is_cut_off_is_closed() -> None:
         with pytest.raises(httpx.WriteError):
             await exchange(client, "PUT", URL.copy_with(userinfo=b""), headers={}, body=Body(20, read))
     assert closed == [True]
-
-
-async def test_logs_of_other_users_of_httpx_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    """The log filter drops only the lines of our own requests."""
-    caplog.set_level(logging.DEBUG)
-    async with make_client(ClientOptions(), transport=Recorder(lambda _: httpx.Response(200))) as client:
-        await client.get("https://r.example.org/their-own")
-    assert "their-own" in caplog.text
 
 
 async def test_a_client_for_plain_http_verifies_certificates_too(

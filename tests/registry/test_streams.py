@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpcore
+import httpx
 import pytest
 
-from crossmount.registry.http.answer_heads import noting_answer
 from crossmount.registry.http.channels import Channel, TlsChannel
 from crossmount.registry.http.socket_waiter import SocketWaiter
-from crossmount.registry.http.streams import AnsweredStream, SocketBackend
+from crossmount.registry.http.streams import ByteStream, connect
 from crossmount.registry.http.tls import os_reason, tls_error
 from crossmount.testing.acceptor import Acceptor
 
@@ -47,13 +46,10 @@ async def test_the_address_of_a_host_that_answers_is_taken(monkeypatch: pytest.M
                 return found
 
             monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
-            stream = await SocketBackend().connect_tcp("registry.test", port)
-            await stream.write(b"ping")
-            assert await stream.read(4) == b"ping"
-            assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
-            assert stream.get_extra_info("client_addr") == stream.get_extra_info("socket").getsockname()
-            assert stream.get_extra_info("other") is None
-            await stream.aclose()
+            stream = await connect("registry.test", port, timeout=None)
+            await stream.write(b"ping", timeout=None)
+            assert await stream.read(timeout=None) == b"ping"
+            stream.close()
 
 
 async def test_a_host_whose_addresses_fail_in_several_ways_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,75 +62,74 @@ async def test_a_host_whose_addresses_fail_in_several_ways_has_a_reason(monkeypa
         ]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
-    with pytest.raises(httpcore.ConnectError) as caught:
-        await SocketBackend().connect_tcp("registry.test", 1)
+    with pytest.raises(httpx.ConnectError) as caught:
+        await connect("registry.test", 1, timeout=None)
     assert os_reason(caught.value) == "connection refused"
 
 
 @pytest.mark.parametrize("host", [f"{'a' * 64}.test", "a..test", "."])
 async def test_a_name_that_no_host_can_have_is_not_found(host: str) -> None:
     """A name with a label that is empty or too long is a host that cannot be found, as any other."""
-    with pytest.raises(httpcore.ConnectError) as caught:
-        await SocketBackend().connect_tcp(host, 80)
+    with pytest.raises(httpx.ConnectError) as caught:
+        await connect(host, 80, timeout=None)
     assert "no such host" in os_reason(caught.value)
 
 
-@pytest.mark.parametrize(("request_line", "reported"), [(b"GET / HTTP/1.1", 1), (b"CONNECT a:1 HTTP/1.1", 0)])
-async def test_a_proxys_answer_is_not_reported_as_the_answer(request_line: bytes, reported: int) -> None:
-    """The beginning of an answer is reported, since it ends a longer wait; a proxy's word on a tunnel is not."""
+async def test_the_beginning_of_an_answer_is_reported_once() -> None:
+    """Who asked is called once, when the final answer begins and not at an interim one: it ends a longer wait."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await reader.read()
+        for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"\r\n"):
+            await reader.readline()
+            writer.write(part)
 
-    answers: list[None] = []
+    answers: list[bytes] = []
+    received = b""
     async with Acceptor(serve) as acceptor:
-        stream = await SocketBackend().connect_tcp("127.0.0.1", await acceptor.open())
-        with noting_answer(lambda: answers.append(None)):
-            await stream.write(request_line + b"\r\n")
-            received = b""
-            while len(received) < len(b"HTTP/1.1 200 OK\r\n\r\n"):
-                received += await stream.read(100)
-        await stream.aclose()
-    assert len(answers) == reported
+        stream = await connect("127.0.0.1", await acceptor.open(), timeout=None)
+        stream.start_request(lambda: answers.append(received))
+        for _ in range(3):
+            await stream.write(b"next\r\n", timeout=None)
+            received += await stream.read(timeout=None)
+        stream.close()
+    assert answers == [b"HTTP/1.1 100 Continue\r\n\r\n"]
 
 
 async def test_a_connection_that_is_closed_ends_what_waits_for_it() -> None:
     """A read that waits when its connection is closed fails, and so does each later one."""
     async with echo() as port:
-        stream = await SocketBackend().connect_tcp("127.0.0.1", port)
-        reading = asyncio.create_task(stream.read(1))
+        stream = await connect("127.0.0.1", port, timeout=None)
+        reading = asyncio.create_task(stream.read(timeout=None))
         await asyncio.sleep(0)
-        await stream.aclose()
-        with pytest.raises(httpcore.ReadError):
+        stream.close()
+        with pytest.raises(httpx.ReadError):
             await reading
-        with pytest.raises(httpcore.ReadError):
-            await stream.read(1)
-        assert stream.get_extra_info("is_readable")  # so httpcore does not use it again
+        with pytest.raises(httpx.ReadError):
+            await stream.read(timeout=None)
+        assert not stream.is_quiet  # so it is not used again
 
 
 async def test_a_silent_server_ends_a_read_and_a_handshake() -> None:
     """A read and a handshake end when their time is over, and the failed handshake closes the connection."""
     async with echo() as port:
-        stream = await SocketBackend().connect_tcp("127.0.0.1", port)
-        with pytest.raises(httpcore.ReadTimeout):
-            await stream.read(1, timeout=0.01)
-        await stream.aclose()
+        stream = await connect("127.0.0.1", port, timeout=None)
+        with pytest.raises(httpx.ReadTimeout):
+            await stream.read(timeout=0.01)
+        stream.close()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        stream = await SocketBackend().connect_tcp("127.0.0.1", silent.getsockname()[1])
-        with pytest.raises(httpcore.ConnectTimeout, match="no answer to the TLS handshake in time"):
+        stream = await connect("127.0.0.1", silent.getsockname()[1], timeout=None)
+        with pytest.raises(httpx.ConnectTimeout, match="no answer to the TLS handshake in time"):
             await stream.start_tls(ssl.create_default_context(), "x", timeout=0.01)
-        assert stream.get_extra_info("socket").fileno() < 0
+        assert not stream.is_quiet
 
 
 async def test_a_full_connection_ends_a_write() -> None:
     """A write that a server does not read ends when its time is over."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        stream = await SocketBackend().connect_tcp("127.0.0.1", silent.getsockname()[1])
-        with pytest.raises(httpcore.WriteTimeout):
+        stream = await connect("127.0.0.1", silent.getsockname()[1], timeout=None)
+        with pytest.raises(httpx.WriteTimeout):
             await stream.write(bytes(50_000_000), timeout=0.01)
-        await stream.aclose()
+        stream.close()
 
 
 class Narrow(Channel):
@@ -199,22 +194,22 @@ async def test_a_server_that_hangs_up_in_the_handshake_is_told() -> None:
         await reader.read(10_000)
 
     async with Acceptor(hang_up) as acceptor:
-        stream = await SocketBackend().connect_tcp("127.0.0.1", await acceptor.open())
-        with pytest.raises(httpcore.ConnectError, match="cut in the TLS handshake") as caught:
-            await stream.start_tls(ssl.create_default_context(), "x")
+        stream = await connect("127.0.0.1", await acceptor.open(), timeout=None)
+        with pytest.raises(httpx.ConnectError, match="cut in the TLS handshake") as caught:
+            await stream.start_tls(ssl.create_default_context(), "x", timeout=None)
         assert tls_error(caught.value) is None
 
 
 async def test_a_connection_that_has_ended_is_not_used_again() -> None:
-    """After the end of TLS a connection is readable, so that httpcore drops it, although its socket is not."""
+    """After the end of TLS a connection is not quiet, so that it is dropped, although its socket is not."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        stream = AnsweredStream(SocketWaiter(ours), Ended(100))
-        assert not stream.get_extra_info("is_readable")
-        await stream.write(b"request")
-        assert await stream.read(1) == b""
-        assert stream.get_extra_info("is_readable")
+        stream = ByteStream(SocketWaiter(ours), Ended(100))
+        assert stream.is_quiet
+        await stream.write(b"request", timeout=None)
+        assert await stream.read(timeout=None) == b""
+        assert not stream.is_quiet
 
 
 def test_encrypted_bytes_go_on_where_they_were_stopped() -> None:

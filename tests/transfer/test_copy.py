@@ -15,6 +15,7 @@ from crossmount.errors import CopyFailedError, InvalidInputError, MountRequiredE
 from crossmount.fleet import Patience
 from crossmount.index import MemoryMountIndex, Sighting
 from crossmount.oci import Digest, Reference, Repository
+from crossmount.registry.http.transport import HttpClient
 from crossmount.testing import (
     BasicAuth,
     Fault,
@@ -214,12 +215,12 @@ async def test_credentials_stay_with_their_registry(
 ) -> None:
     """The source and the destination receive only their own passwords and tokens."""
     sent: list[tuple[str, str]] = []
-    plain = httpx.AsyncHTTPTransport.handle_async_request
+    plain = HttpClient.handle_async_request
 
-    async def watched(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+    async def watched(client: HttpClient, request: httpx.Request) -> httpx.Response:
         if "authorization" in request.headers:
             sent.append((request.url.netloc.decode(), request.headers["authorization"]))
-        return await plain(transport, request)
+        return await plain(client, request)
 
     def pair(user: str) -> str:
         return base64.b64encode(f"{user}:secret-{user}".encode()).decode()
@@ -233,7 +234,7 @@ async def test_credentials_stay_with_their_registry(
         authfile.write_text(json.dumps({"auths": auths}))
         options = replace(OPTIONS, authfile=authfile)
         await push(image.path, f"{a.address}/team/app:1", options=options)
-        monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", watched)
+        monkeypatch.setattr(HttpClient, "handle_async_request", watched)
         await copied(a, b, options=options)
         assert is_whole(b, "mirror/app", image)
     for_a = {header for place, header in sent if place == a.address}

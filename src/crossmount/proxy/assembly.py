@@ -5,8 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import httpx
-
 from crossmount._dataclass import dataclass
 from crossmount.discovery import EventFeed
 from crossmount.fleet import Patience
@@ -37,7 +35,6 @@ from crossmount.registry.auth.challenge import Bearer, choose
 from crossmount.registry.credentials.given import credential_source
 from crossmount.registry.http import transport as http
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import Origin
 
 _SWEEP_SECONDS = 30.0
@@ -179,14 +176,14 @@ def _client_authenticator(
     upstream: UpstreamSettings,
     settings: ProxySettings,
     agents: Agents,
-    client: httpx.AsyncClient,
+    client: http.HttpClient,
     *,
     is_first: bool,
     is_only: bool,
 ) -> ClientAuthenticator:
     async def discover() -> Bearer | None:
         url = upstream.url.copy_with(path="/v2/")
-        with translated("GET", url), unlogged():
+        with translated("GET", url):
             answer = await http.exchange(client, "GET", url, headers={})
         challenge = choose(answer.headers.get_list("www-authenticate"))
         return challenge if isinstance(challenge, Bearer) else None

@@ -25,6 +25,7 @@ from crossmount.registry import ClientOptions, RegistryClient
 from crossmount.registry.auth.scope import Scope, covers
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.credentials.lookup import CredentialSource
+from crossmount.registry.http.transport import HttpClient
 
 AGENTS_MAX = 512
 PROBATION_MAX = 64
@@ -229,7 +230,7 @@ class Agents:
         *,
         options: ClientOptions,
         index: MountIndex,
-        connections: httpx.AsyncClient,
+        connections: HttpClient,
         limit: int = AGENTS_MAX,
         probation: int = PROBATION_MAX,
     ) -> None:

@@ -30,9 +30,8 @@ from crossmount.registry.auth.scope import Scope, merge, parse_scopes
 from crossmount.registry.credentials.authfiles import Credential
 from crossmount.registry.http import transport as http
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import parse_url, with_query
-from crossmount.registry.http.transport import Answer, Body
+from crossmount.registry.http.transport import Answer, Body, HttpClient
 
 _REALM_PATH = "/_crossmount/token"
 TOKENS_MAX = 50_000
@@ -82,7 +81,7 @@ class TokenBroker:
     def __init__(
         self,
         registry: httpx.URL,
-        client: httpx.AsyncClient,
+        client: HttpClient,
         *,
         discover: Callable[[], Awaitable[Bearer | None]],
         name: str = "",
@@ -235,7 +234,7 @@ class TokenBroker:
         if exchange.method == "POST":
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         body = Body.of(form) if exchange.method == "POST" else None
-        with translated(exchange.method, url), unlogged():
+        with translated(exchange.method, url):
             return await http.exchange(self._client, exchange.method, url, headers=headers, body=body)
 
     def _checked_realm(self, real: Bearer, *, anonymous: bool) -> httpx.URL:

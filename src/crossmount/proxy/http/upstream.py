@@ -25,10 +25,10 @@ from crossmount.oci import Digest
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.httpx_internals import OWNER, SINGLE_USE, send_bare, unlogged
+from crossmount.registry.http.extensions import OWNER, SINGLE_USE
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
-from crossmount.registry.http.transport import ERROR_BYTES_MAX
+from crossmount.registry.http.transport import ERROR_BYTES_MAX, HttpClient
 
 _BODILESS = frozenset({204, 304})
 _STATUSES = range(200, 600)
@@ -116,7 +116,7 @@ class Upstream:
     def __init__(
         self,
         base: httpx.URL,
-        client: httpx.AsyncClient,
+        client: HttpClient,
         *,
         rewrite_challenges: Callable[[Exchange, HeaderPairs], HeaderPairs],
         observe_seconds: Callable[[float], None] = lambda _: None,
@@ -175,7 +175,7 @@ class Upstream:
         """
         owner = "" if auth is None else auth.owner
         auth = auth if Origin.of(target.url) == self.origin else None
-        with translated(method, target.url), unlogged():
+        with translated(method, target.url):
             used = None if auth is None else await auth.authorize(None)
             response = await self._send(method, target, headers, used, body, owner)
             try:
@@ -223,7 +223,7 @@ class Upstream:
             extensions["timeout"] = {**self._client.timeout.as_dict(), "read": self._commit_timeout}
         request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
         begun = self._clock()
-        response = await send_bare(self._client, request)
+        response = await self._client.handle_async_request(request)
         if content is None:
             seconds = self._clock() - begun
             self._observe_seconds(seconds)
@@ -309,11 +309,11 @@ class SharedTransport(httpx.AsyncBaseTransport):
         owner: names whose requests these are; those of others travel on other connections.
     """
 
-    def __init__(self, client: httpx.AsyncClient, *, owner: str) -> None:
+    def __init__(self, client: HttpClient, *, owner: str) -> None:
         self._client = client
         self._owner = owner
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request over the shared client."""
         request.extensions = {**request.extensions, OWNER: self._owner}
-        return await send_bare(self._client, request)
+        return await self._client.handle_async_request(request)

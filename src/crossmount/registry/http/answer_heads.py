@@ -1,9 +1,6 @@
-"""Finds where the final answer begins in the bytes of a connection, and reports it to the request. No I/O."""
+"""Finds where the final answer begins in the bytes of a connection. No I/O."""
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 
 import httpx
 
@@ -16,23 +13,6 @@ HEAD_BYTES_MAX = 100 * 1024
 _STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
 _STATUS_BYTES = len(b"HTTP/1.1 200")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-
-_on_answer: ContextVar[Callable[[], None]] = ContextVar("crossmount_on_answer", default=lambda: None)
-
-
-@contextlib.contextmanager
-def noting_answer(note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` when the final answer to a request inside the block begins."""
-    reset = _on_answer.set(note)
-    try:
-        yield
-    finally:
-        _on_answer.reset(reset)
-
-
-def report_answer() -> None:
-    """Call the `note` of the block that this request is in."""
-    _on_answer.get()()
 
 
 class InterimFloodError(httpx.RemoteProtocolError):

@@ -10,17 +10,19 @@ speaks TLS, or the server wants a client certificate.
 
 import asyncio
 import importlib.util
-import ssl
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import httpx
 
 from crossmount.errors import MissingExtraError
 from crossmount.registry.http.certificates import TrustStore
-from crossmount.registry.http.connection_choice import choose_quickly
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.outbound_proxy import ProxyRules
 from crossmount.registry.http.tls import TlsProbe, os_reason, probe_tls
+
+if TYPE_CHECKING:
+    from crossmount.registry.http.pool import ConnectionPool
 
 PROBE_SECONDS = 3.0
 """The longest time of the handshake that finds out why the first connection was cut."""
@@ -42,7 +44,7 @@ class Connections(httpx.AsyncBaseTransport):
         registry: the registry's origin; None for a client that serves no particular registry.
         rules: the proxies of the environment.
         trust: the TLS contexts; they are loaded when the first TLS connection is made.
-        limits: for the connections that go the same way.
+        limit: the most connections that go the same way.
         probe: makes one TLS handshake.
     """
 
@@ -52,15 +54,15 @@ class Connections(httpx.AsyncBaseTransport):
         *,
         rules: ProxyRules,
         trust: TrustStore,
-        limits: httpx.Limits,
+        limit: int,
         probe: Callable[[Origin], Awaitable[TlsProbe]] | None = None,
     ) -> None:
         self._registry = registry
         self._rules = rules
         self._trust = trust
-        self._limits = limits
+        self._limit = limit
         self._probe = probe or self._handshake
-        self._transports: dict[Route, httpx.AsyncHTTPTransport] = {}
+        self._pools: dict[Route, ConnectionPool] = {}
         self._has_answered = False
         self._probed: TlsProbe | None = None
         self._probing = asyncio.Lock()
@@ -74,61 +76,46 @@ class Connections(httpx.AsyncBaseTransport):
             TlsExpectedError: the registry speaks TLS, and the URL is an http one.
             MissingExtraError: the proxy speaks SOCKS and the extra for it is not installed.
         """
-        try:
-            return await self._send(request)
-        except ssl.SSLError as error:  # an alert that comes after the handshake: httpcore lets it pass
-            raise httpx.ConnectError(str(error)) from error
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
         proxy = self._rules.proxy_for(request.url)
         origin = Origin.of(request.url)
-        transport = self._transport((origin.scheme, origin == self._registry, proxy))
+        pool = self._pool((origin.scheme, origin == self._registry, proxy))
         if proxy is not None:
-            return await _through(proxy, transport, request)
+            return await _through(proxy, pool, request)
         if origin != self._registry or self._has_answered:
-            return await transport.handle_async_request(request)
+            return await pool.handle_async_request(request)
         try:
-            response = await transport.handle_async_request(request)
+            response = await pool.handle_async_request(request)
         except _CUT as error:
             await self._explain(origin, error)
             raise
         if response.status_code != 400:
             self._has_answered = True
-        elif origin.scheme == "http" and await self._wants_tls(origin, transport):
+        elif origin.scheme == "http" and await self._wants_tls(origin, pool):
             await response.aclose()
             raise TlsExpectedError("it speaks TLS")
         return response
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for transport in self._transports.values():
-            await transport.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
 
-    def _transport(self, route: Route) -> httpx.AsyncHTTPTransport:
-        if route not in self._transports:
-            from crossmount.registry.http.httpcore_pool import prepare_transport  # noqa: PLC0415 loads httpcore
+    def _pool(self, route: Route) -> "ConnectionPool":
+        if route not in self._pools:
+            # they load h11, and many programs that import crossmount never connect
+            from crossmount.registry.http.dialing import Dialer  # noqa: PLC0415
+            from crossmount.registry.http.pool import ConnectionPool  # noqa: PLC0415
 
             scheme, to_registry, proxy = route
-            transport = prepare_transport(
-                httpx.AsyncHTTPTransport(
-                    verify=self._trust.context(for_registry=to_registry) if scheme == "https" else False,
-                    trust_env=False,
-                    limits=self._limits,
-                    proxy=None if proxy is None else self._with_trust(proxy),
-                )
+            if proxy is not None and proxy.scheme.startswith("socks"):
+                _check_socks(proxy)
+            dialer = Dialer(
+                self._trust.context(for_registry=to_registry) if scheme == "https" else None,
+                proxy,
+                self._trust.context(for_registry=False) if proxy is not None and proxy.scheme == "https" else None,
             )
-            choose_quickly(transport)
-            self._transports[route] = transport
-        return self._transports[route]
-
-    def _with_trust(self, proxy: httpx.URL) -> httpx.Proxy:
-        if proxy.scheme.startswith("socks") and not importlib.util.find_spec("socksio"):
-            raise MissingExtraError(
-                f"the proxy {shown_proxy(proxy)} speaks SOCKS, which needs: pip install 'crossmount[socks]' "
-                "(or name the registry in NO_PROXY)"
-            )
-        context = self._trust.context(for_registry=False) if proxy.scheme == "https" else None
-        return httpx.Proxy(proxy, ssl_context=context)
+            self._pools[route] = ConnectionPool(dialer.open, limit=self._limit)
+        return self._pools[route]
 
     async def _explain(self, origin: Origin, error: httpx.TransportError) -> None:
         """Raise a better error if TLS is why the registry cut the connection."""
@@ -142,7 +129,7 @@ class Connections(httpx.AsyncBaseTransport):
                 "cut after the TLS handshake: it may want a client certificate, or it is not up"
             ) from error
 
-    async def _wants_tls(self, origin: Origin, transport: httpx.AsyncHTTPTransport) -> bool:
+    async def _wants_tls(self, origin: Origin, pool: "ConnectionPool") -> bool:
         """Return whether a server that answers 400 in the clear speaks TLS, or says so.
 
         Go's servers, nginx and Apache answer so on a port for TLS; the words are missing where a HEAD was sent.
@@ -151,7 +138,7 @@ class Connections(httpx.AsyncBaseTransport):
             return True
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                answer = await transport.handle_async_request(httpx.Request("GET", f"{origin}/v2/"))
+                answer = await pool.handle_async_request(httpx.Request("GET", f"{origin}/v2/"))
                 try:
                     first = await anext(answer.aiter_raw(1024), b"")
                 finally:
@@ -171,12 +158,18 @@ class Connections(httpx.AsyncBaseTransport):
         return await probe_tls(origin.host, origin.port, context=context, seconds=PROBE_SECONDS)
 
 
-async def _through(
-    proxy: httpx.URL, transport: httpx.AsyncHTTPTransport, request: httpx.Request
-) -> httpx.Response:
+def _check_socks(proxy: httpx.URL) -> None:
+    if not importlib.util.find_spec("python_socks"):
+        raise MissingExtraError(
+            f"the proxy {shown_proxy(proxy)} speaks SOCKS, which needs: pip install 'crossmount[socks]' "
+            "(or name the registry in NO_PROXY)"
+        )
+
+
+async def _through(proxy: httpx.URL, pool: "ConnectionPool", request: httpx.Request) -> httpx.Response:
     """Send a request through a proxy; an error of the proxy names it."""
     try:
-        return await transport.handle_async_request(request)
+        return await pool.handle_async_request(request)
     except httpx.ProxyError as error:
         raise httpx.ProxyError(f"the proxy {shown_proxy(proxy)} refused: {error}") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:

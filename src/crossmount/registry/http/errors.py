@@ -23,7 +23,6 @@ from crossmount.errors import (
 )
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.connections import TlsExpectedError
-from crossmount.registry.http.httpx_internals import is_cut
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.tls import (
     CERTIFICATE_WANTED,
@@ -42,6 +41,9 @@ _ERRORS_SHOWN = 3
 _QUOTED = re.compile(r":? *(?:bytearray\()?b(['\"]).*", re.DOTALL)
 _WITHOUT_REASON = re.compile(r"$|\[Errno|All connection attempts failed")
 """Words of httpx below which the operating system's are better ones."""
+
+CUT_WORDS = ("disconnected", "closed connection")
+"""Words of h11, and of ours, for a connection that was cut: one class stands for that and for what is not HTTP."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {
@@ -77,6 +79,13 @@ def translated(method: str, url: httpx.URL) -> Iterator[None]:
         ssl.SSLError,
     ) as error:
         raise _ours(error, f"{method} {shown(url)}") from error
+
+
+def is_cut(error: httpx.HTTPError) -> bool:
+    """Return whether a connection failed or was cut, rather than carried something that is not HTTP."""
+    if not isinstance(error, httpx.RemoteProtocolError):
+        return isinstance(error, (httpx.TimeoutException, httpx.NetworkError))
+    return any(word in str(error) for word in CUT_WORDS)
 
 
 def describe(error: BaseException) -> str:

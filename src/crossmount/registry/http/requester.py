@@ -25,12 +25,10 @@ from crossmount.registry.auth.authorizer import Authorizer
 from crossmount.registry.auth.flow import TokenRequest
 from crossmount.registry.auth.scope import NOTHING, Wanted
 from crossmount.registry.credentials.lookup import CredentialSource
-from crossmount.registry.http.answer_heads import noting_answer
 from crossmount.registry.http.errors import WEB_PAGES, refusal, translated
-from crossmount.registry.http.httpx_internals import unlogged
 from crossmount.registry.http.location import Origin, resolve, shown
 from crossmount.registry.http.retry import Retrier
-from crossmount.registry.http.transport import ERROR_BYTES_MAX, Answer, Body, exchange
+from crossmount.registry.http.transport import ERROR_BYTES_MAX, Answer, Body, HttpClient, exchange
 
 REDIRECTS_MAX = 10
 
@@ -130,7 +128,7 @@ class Requester:
         registry: str,
         root: httpx.URL,
         *,
-        client: httpx.AsyncClient,
+        client: HttpClient,
         retrier: Retrier,
         credentials: CredentialSource,
         trusted_realms: Collection[str] = (),
@@ -265,20 +263,20 @@ class Requester:
         if body is not None and body.size:
             body = Body(body.size, partial(_noting_end, body, note_sent))
         try:
-            with unlogged(), noting_answer(note_answer):
-                async with deadline:
-                    if body is call.body:
-                        note_sent()
-                    return await exchange(
-                        self._client,
-                        call.method,
-                        call.url,
-                        headers=headers,
-                        body=body,
-                        limit=call.limit,
-                        streamed=call.streamed,
-                        read_timeout=wait if commits else None,
-                    )
+            async with deadline:
+                if body is call.body:
+                    note_sent()
+                return await exchange(
+                    self._client,
+                    call.method,
+                    call.url,
+                    headers=headers,
+                    body=body,
+                    limit=call.limit,
+                    streamed=call.streamed,
+                    read_timeout=wait if commits else None,
+                    on_answer=note_answer,
+                )
         except TimeoutError as error:
             raise httpx.ReadTimeout("the answer does not end") from error
 

@@ -28,8 +28,7 @@ from tenacity.wait import wait_base
 from crossmount._parsing import http_date
 from crossmount.errors import CrossmountError, RegistryError, RegistryRefusedError
 from crossmount.events import Observer, Retrying, ignore, never_raising
-from crossmount.registry.http.errors import describe
-from crossmount.registry.http.httpx_internals import is_cut
+from crossmount.registry.http.errors import describe, is_cut
 from crossmount.registry.http.options import RetryPolicy
 from crossmount.registry.http.tls import is_tls_error
 from crossmount.registry.http.transport import Answer

@@ -10,9 +10,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import field
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -22,7 +21,8 @@ from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
-from crossmount.registry.http.httpx_internals import install_log_filter, send_bare
+from crossmount.registry.http.extensions import ON_ANSWER
+from crossmount.registry.http.lent_transport import LentTransport
 from crossmount.registry.http.location import Origin, shown
 from crossmount.registry.http.options import ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
@@ -91,13 +91,46 @@ class Answer:
         return mask_forms(mask_values(text, self.secrets))
 
 
+class HttpClient(httpx.AsyncBaseTransport):
+    """Sends requests as they are, within the usual times. It has no headers, credentials or cookies of its own.
+
+    Args:
+        transport: sends them; it is closed with the client.
+        timeout: of requests that set none.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, timeout: httpx.Timeout) -> None:
+        self._transport = transport
+        self.timeout = timeout
+        self._is_closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return the answer with its body unread.
+
+        Raises:
+            httpx.HTTPError: there is no answer.
+            RuntimeError: the client is closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("Cannot send a request, as the client has been closed.")  # httpx's words
+        request.extensions = {"timeout": self.timeout.as_dict(), **request.extensions}
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        return response
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        self._is_closed = True
+        await self._transport.aclose()
+
+
 def make_client(
     options: ClientOptions,
     *,
     registry: Origin | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None,
-) -> httpx.AsyncClient:
+) -> HttpClient:
     """Make the client for all requests to one registry, its token realm and its storage.
 
     Proxies come from the environment, by the rules of `outbound_proxy`. A netrc file is not read.
@@ -111,38 +144,20 @@ def make_client(
     Raises:
         InvalidInputError: a file of certificates, or a proxy in the environment, is not usable.
     """
-    install_log_filter()
     if transport is None:
         own = options.transport
-        transport = _connections(options, registry) if own is None else _LentTransport(own)
+        transport = _connections(options, registry) if own is None else LentTransport(own)
     if wrap is not None:
         transport = wrap(transport)
-    return httpx.AsyncClient(
-        headers={
-            "User-Agent": _user_agent(),
-            "Accept-Encoding": "identity",  # digests and limits apply to the bytes on the wire
-        },
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        timeout=httpx.Timeout(
+    return HttpClient(
+        transport,
+        httpx.Timeout(
             connect=options.connect_timeout,
             read=options.read_timeout,
             write=options.read_timeout,
             pool=None,  # a request waits for a connection as long as the uploads before it take
         ),
-        follow_redirects=False,
-        transport=transport,
-        trust_env=False,
     )
-
-
-class _LentTransport(httpx.AsyncBaseTransport):
-    """A user's transport, which many clients may share: its maker closes it."""
-
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._transport = transport
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
 
 
 def _connections(options: ClientOptions, registry: Origin | None) -> Connections:
@@ -155,9 +170,7 @@ def _connections(options: ClientOptions, registry: Origin | None) -> Connections
         if options.proxy is None
         else ProxyRules.through(str(options.proxy)),
         trust=trust,
-        limits=httpx.Limits(
-            max_connections=options.max_connections, max_keepalive_connections=options.max_connections
-        ),
+        limit=options.max_connections,
     )
 
 
@@ -167,7 +180,7 @@ def _user_agent() -> str:
 
 
 async def exchange(
-    client: httpx.AsyncClient,
+    client: HttpClient,
     method: str,
     url: httpx.URL,
     *,
@@ -176,6 +189,7 @@ async def exchange(
     limit: int = ERROR_BYTES_MAX,
     streamed: bool = False,
     read_timeout: float | None = None,
+    on_answer: Callable[[], None] | None = None,
 ) -> Answer:
     """Send one request as it is: no redirect is followed, no Authorization is added.
 
@@ -183,29 +197,32 @@ async def exchange(
         client: from `make_client`.
         method: the method.
         url: an absolute URL.
-        headers: added to the client's own.
+        headers: the headers, without those that all our requests have.
         body: the request's body.
         limit: the most bytes of a 2xx answer's body that are read; for other answers that is `ERROR_BYTES_MAX`.
         streamed: leave a 2xx answer's body unread in `Answer.stream`.
         read_timeout: seconds between two bytes of the answer; None takes the client's.
+        on_answer: called when the final answer begins; not by every transport.
 
     Raises:
         httpx.HTTPError: there is no answer; `errors.translated` turns it into one of ours.
     """
-    sent = dict(headers)
+    sent = {"Accept": "*/*", "User-Agent": _user_agent(), "Accept-Encoding": "identity", **headers}
     content: AsyncGenerator[bytes] | None = None
     if body is not None:
         sent["Content-Length"] = str(body.size)
         content = body.open() if body.size else None
-    timeout = client.timeout
+    extensions: dict[str, Any] = {}
     if read_timeout is not None:
-        timeout = httpx.Timeout(connect=timeout.connect, read=read_timeout, write=timeout.write, pool=timeout.pool)
+        extensions["timeout"] = {**client.timeout.as_dict(), "read": read_timeout}
+    if on_answer is not None:
+        extensions[ON_ANSWER] = on_answer
     started = time.monotonic()
-    request = client.build_request(method, url, headers=sent, content=content, timeout=timeout)
+    request = httpx.Request(method, url, headers=sent, content=content, extensions=extensions)
     secrets = secrets_in(sent["Authorization"]) if "Authorization" in sent else ()
     try:
         try:
-            response = await send_bare(client, request)
+            response = await client.handle_async_request(request)
             _trace(method, url, response.status_code, started)
         finally:
             if content is not None:

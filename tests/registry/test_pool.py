@@ -1,14 +1,17 @@
-"""A pool finds a connection without a look at all of them, and keeps httpcore's promises."""
+"""A pool finds a connection without a look at all of them, and each request gives its place back."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 
-from crossmount.registry.http.connection_choice import SWEEP_SECONDS, choose_quickly
+from crossmount.registry.http import pool
+from crossmount.registry.http.dialing import Dialer
+from crossmount.registry.http.extensions import OWNER
+from crossmount.registry.http.http11 import Http11Connection
+from crossmount.registry.http.pool import KEEP_SECONDS, SWEEP_SECONDS, ConnectionPool
 from crossmount.testing.acceptor import Acceptor
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -55,17 +58,18 @@ class Clock:
 
 
 @asynccontextmanager
-async def client_of(clock: Clock, **limits: int) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client whose pool chooses quickly."""
-    transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(**{"max_keepalive_connections": 100, **limits}))
-    choose_quickly(transport, clock=clock)
+async def client_of(clock: Clock, *, limit: int = 100) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client that has a pool."""
+    transport = ConnectionPool(Dialer().open, limit=limit, clock=clock)
     async with httpx.AsyncClient(transport=transport, trust_env=False, timeout=20) as client:
         yield client
 
 
-def pool_of(client: httpx.AsyncClient) -> Any:
-    """Return httpcore's pool of a client."""
-    return client._transport._pool  # type: ignore[attr-defined]
+def pool_of(client: httpx.AsyncClient) -> ConnectionPool:
+    """Return the pool of a client."""
+    transport = client._transport
+    assert isinstance(transport, ConnectionPool)
+    return transport
 
 
 async def test_a_request_uses_an_idle_connection_again() -> None:
@@ -79,29 +83,38 @@ async def test_a_request_uses_an_idle_connection_again() -> None:
 
 
 async def test_only_the_chosen_connection_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside a hundred idle connections, a request checks the one that it takes."""
+    """Beside many idle connections, a request checks the one that it takes; once a second all are checked."""
     server, clock = Server(), Clock()
     async with Acceptor(server) as acceptor, client_of(clock) as client:
         url = f"http://127.0.0.1:{await acceptor.open()}/"
-        async with asyncio.TaskGroup() as group:
-            for _ in range(30):
-                group.create_task(client.get(url))
-        import httpcore  # noqa: PLC0415 loaded by then
-
+        await asyncio.gather(*(client.get(url) for _ in range(30)))
         checked: list[object] = []
-        expired = httpcore.AsyncHTTPConnection.has_expired
+        is_usable = pool.is_usable
 
-        def count(connection: httpcore.AsyncHTTPConnection) -> bool:
+        def count(connection: Http11Connection, since: float, now: float) -> bool:
             checked.append(connection)
-            return expired(connection)
+            return is_usable(connection, since, now)
 
-        monkeypatch.setattr(httpcore.AsyncHTTPConnection, "has_expired", count)
-        assert len(pool_of(client).connections) > 1
+        monkeypatch.setattr(pool, "is_usable", count)
+        assert pool_of(client).count > 1
         await client.get(url)
         assert len(checked) == 1
         clock.now += SWEEP_SECONDS
         await client.get(url)
-        assert len(set(checked)) == len(pool_of(client).connections)
+        assert len(set(checked)) == pool_of(client).count
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
+    """A server may close an idle connection any time, so it is kept for some seconds only."""
+    server, clock = Server(), Clock()
+    async with Acceptor(server) as acceptor, client_of(clock) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        for seconds in (KEEP_SECONDS - 0.1, KEEP_SECONDS, 0.0):
+            await client.get(url)
+            clock.now += seconds
+        await client.get(url)
+        assert server.connections == 2
+        assert pool_of(client).count == 1
 
 
 async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
@@ -120,18 +133,18 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 async def test_a_full_pool_takes_the_place_of_an_idle_connection_elsewhere() -> None:
     """A request to another server is sent although all places are taken by idle connections."""
     first, second = Server(), Server()
-    async with Acceptor(first) as one, Acceptor(second) as other, client_of(Clock(), max_connections=1) as client:
+    async with Acceptor(first) as one, Acceptor(second) as other, client_of(Clock(), limit=1) as client:
         here, there = [f"http://127.0.0.1:{await acceptor.open()}/" for acceptor in (one, other)]
         for url in (here, there, here):
             await client.get(url)
         assert (first.connections, second.connections) == (2, 1)
-        assert len(pool_of(client).connections) == 1
+        assert pool_of(client).count == 1
 
 
 async def test_in_a_full_pool_requests_wait_for_their_turn() -> None:
     """More requests than connections are all answered, over as many connections as are allowed."""
     server = Server()
-    async with Acceptor(server) as acceptor, client_of(Clock(), max_connections=2) as client:
+    async with Acceptor(server) as acceptor, client_of(Clock(), limit=2) as client:
         url = f"http://127.0.0.1:{await acceptor.open()}/"
         answers = await asyncio.gather(*(client.get(url) for _ in range(12)))
         assert {answer.status_code for answer in answers} == {200}
@@ -140,33 +153,19 @@ async def test_in_a_full_pool_requests_wait_for_their_turn() -> None:
 
 async def test_waiting_requests_are_served_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that becomes idle in a full pool wakes one of the requests that wait, the first one."""
-    async with Acceptor(Server()) as acceptor, client_of(Clock(), max_connections=1) as client:
+    async with Acceptor(Server()) as acceptor, client_of(Clock(), limit=1) as client:
         url = f"http://127.0.0.1:{await acceptor.open()}/"
         await client.get(url)
-        import httpcore  # noqa: PLC0415 loaded by then
+        asked: list[str] = []
+        ask = Http11Connection.ask
 
-        served, tried = [], []
-        handle = httpcore.AsyncHTTPConnection.handle_async_request
+        async def count(connection: Http11Connection, request: httpx.Request) -> object:
+            asked.append(request.url.path)
+            return await ask(connection, request)
 
-        async def count(connection: httpcore.AsyncHTTPConnection, request: httpcore.Request) -> httpcore.Response:
-            tried.append(request.url.target)
-            answer = await handle(connection, request)
-            served.append(request.url.target)
-            return answer
-
-        monkeypatch.setattr(httpcore.AsyncHTTPConnection, "handle_async_request", count)
+        monkeypatch.setattr(Http11Connection, "ask", count)
         await asyncio.gather(*(client.get(f"{url}{number}") for number in range(20)))
-        assert served == tried == [b"/%d" % number for number in range(20)]
-
-
-async def test_idle_connections_beyond_their_limit_are_closed() -> None:
-    """After a crowd the pool keeps as many idle connections as its limit says."""
-    server = Server()
-    async with Acceptor(server) as acceptor, client_of(Clock(), max_keepalive_connections=1) as client:
-        url = f"http://127.0.0.1:{await acceptor.open()}/"
-        await asyncio.gather(*(client.get(url) for _ in range(8)))
-        await client.get(url)
-        assert len(pool_of(client).connections) == 1
+        assert asked == [f"/{number}" for number in range(20)]
 
 
 async def test_connections_that_were_closed_are_dropped() -> None:
@@ -187,17 +186,7 @@ async def test_connections_that_were_closed_are_dropped() -> None:
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
             await client.get(url)
-        assert len(pool_of(client).connections) <= 2
-
-
-def test_a_pool_that_has_changed_is_refused() -> None:
-    """If httpcore names its lists differently, that is said at once."""
-
-    class Transport:
-        _pool = object()
-
-    with pytest.raises(TypeError, match="adapt connection_choice"):
-        choose_quickly(Transport())  # type: ignore[arg-type]
+        assert pool_of(client).count <= 2
 
 
 async def test_cancelled_requests_leave_no_place_taken() -> None:
@@ -205,7 +194,7 @@ async def test_cancelled_requests_leave_no_place_taken() -> None:
     async with Acceptor(Server()) as acceptor:
         url = f"http://127.0.0.1:{await acceptor.open()}/"
         for steps in range(60):
-            async with client_of(Clock(), max_connections=2) as client:
+            async with client_of(Clock(), limit=2) as client:
                 requests = [asyncio.create_task(client.get(url)) for _ in range(5)]
                 for _ in range(steps):
                     await asyncio.sleep(0)
@@ -213,7 +202,7 @@ async def test_cancelled_requests_leave_no_place_taken() -> None:
                     request.cancel()
                 await asyncio.gather(*requests, return_exceptions=True)
                 async with client.stream("GET", url), client.stream("GET", url):
-                    assert len(pool_of(client).connections) == 2, f"after {steps} turns"
+                    assert pool_of(client).count == 2, f"after {steps} turns"
 
 
 async def test_an_answer_whose_close_is_cancelled_releases_its_place() -> None:
@@ -221,7 +210,7 @@ async def test_an_answer_whose_close_is_cancelled_releases_its_place() -> None:
     async with Acceptor(Server()) as acceptor:
         url = f"http://127.0.0.1:{await acceptor.open()}/"
         for steps in range(1, 6):
-            async with client_of(Clock(), max_connections=1) as client:
+            async with client_of(Clock(), limit=1) as client:
                 answer = await client.send(client.build_request("GET", url), stream=True)
                 waiting = asyncio.create_task(client.get(url))
                 closing = asyncio.create_task(answer.aclose())
@@ -232,25 +221,33 @@ async def test_an_answer_whose_close_is_cancelled_releases_its_place() -> None:
                 assert (await waiting).status_code == 200, f"after {steps} turns"
 
 
-async def test_a_connection_is_given_to_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_is_given_to_one_request() -> None:
     """Of many requests at once none gets a connection that another one has got and does not use yet."""
-    import httpcore  # noqa: PLC0415 as late as the program
-
-    refused: list[object] = []
-    handle = httpcore.AsyncHTTPConnection.handle_async_request
-
-    async def count(connection: httpcore.AsyncHTTPConnection, request: httpcore.Request) -> httpcore.Response:
-        try:
-            return await handle(connection, request)
-        except httpcore.ConnectionNotAvailable as error:
-            refused.append(error)
-            raise
-
-    monkeypatch.setattr(httpcore.AsyncHTTPConnection, "handle_async_request", count)
     server = Server()
-    async with Acceptor(server) as acceptor, client_of(Clock(), max_connections=2) as client:
+    async with Acceptor(server) as acceptor, client_of(Clock(), limit=2) as client:
         url = f"http://127.0.0.1:{await acceptor.open()}/"
         await client.get(url)
-        await asyncio.gather(*(client.get(url) for _ in range(40)))
-    assert refused == []
+        answers = await asyncio.gather(*(client.get(url) for _ in range(40)))
+    assert {answer.status_code for answer in answers} == {200}
     assert server.connections == 2
+
+
+async def test_owners_share_no_connection() -> None:
+    """A request uses a connection again only if that served the same owner before."""
+    server = Server()
+    async with Acceptor(server) as acceptor, client_of(Clock()) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        for owner, connections in (("a", 1), ("b", 2), ("a", 2), ("b", 2), ("", 3)):
+            await client.get(url, extensions={OWNER: owner})
+            assert server.connections == connections
+
+
+async def test_an_answer_that_is_closed_is_read_no_further() -> None:
+    """Who reads a closed answer gets no bytes of the next one on its connection."""
+    async with Acceptor(Server()) as acceptor, client_of(Clock()) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        async with client.stream("GET", url) as answer:
+            stream = answer.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        with pytest.raises(httpx.StreamClosed):
+            await anext(aiter(stream))

@@ -1,0 +1,128 @@
+"""One connection that speaks HTTP/1.1 (RFC 9112), for one request after the other. h11 knows the protocol."""
+
+import h11
+import httpx
+
+from crossmount.registry.http.answer_heads import HEAD_BYTES_MAX
+from crossmount.registry.http.extensions import ON_ANSWER, SINGLE_USE
+from crossmount.registry.http.streams import ByteStream
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class Http11Connection:
+    """A connection to a server, or to a proxy that forwards requests.
+
+    Args:
+        stream: the bytes.
+        forwarding: the headers that a proxy wants in each request that it forwards; None without one.
+    """
+
+    def __init__(self, stream: ByteStream, *, forwarding: RawHeaders | None = None) -> None:
+        self._stream = stream
+        self._forwarding = forwarding
+        self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._is_last = False
+
+    async def ask(self, request: httpx.Request) -> h11.Response | h11.InformationalResponse:
+        """Send a request, and return the head of its final answer.
+
+        Raises:
+            httpx.TransportError: the request is none that HTTP knows, or there is no answer.
+        """
+        extensions = request.extensions
+        timeouts = extensions.get("timeout", {})
+        self._is_last = SINGLE_USE in extensions
+        on_answer = extensions.get(ON_ANSWER)
+        self._stream.start_request() if on_answer is None else self._stream.start_request(on_answer)
+        try:
+            await self._send(request, timeouts.get("write"))
+        except httpx.WriteError:
+            pass  # the answer may have come first, and says more
+        except h11.LocalProtocolError as error:
+            raise httpx.LocalProtocolError(str(error)) from error
+        while True:
+            event = await self._receive(timeouts.get("read"))
+            if isinstance(event, h11.Response):
+                names = {name for name, _ in event.headers}
+                # the sender may mean what follows one of two lengths as another answer (RFC 9112, 6.3)
+                self._is_last |= {b"transfer-encoding", b"content-length"} <= names
+                return event
+            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                return event
+
+    async def read(self, *, timeout: float | None) -> bytes:  # noqa: ASYNC109 httpx's, a number
+        """Return the next bytes of the answer's body, b"" at its end.
+
+        Raises:
+            httpx.TransportError: the answer ends early, or is not HTTP.
+        """
+        while True:
+            event = await self._receive(timeout)
+            if not isinstance(event, h11.Data):
+                return b""
+            if event.data:
+                return bytes(event.data)
+
+    def finish(self) -> bool:
+        """End an exchange, without waiting; return whether another one may follow on this connection.
+
+        None may if the answer has not come whole, if bytes came after its end, or if its end is not certain: what
+        follows would be taken for the next request's answer, which may be another caller's (RFC 9112, 6.3, 11.1).
+        """
+        state = self._state
+        try:
+            while isinstance(state.next_event(), h11.Data):
+                pass
+        except h11.RemoteProtocolError:
+            return False
+        if (
+            self._is_last
+            or state.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+            or any(state.trailing_data)
+            or self._stream.holds_bytes
+        ):
+            return False
+        state.start_next_cycle()
+        return True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer, not even the end."""
+        return self._stream.is_quiet
+
+    def close(self) -> None:
+        """Close the connection; what waits for it fails."""
+        self._stream.close()
+
+    async def _send(self, request: httpx.Request, timeout: float | None) -> None:  # noqa: ASYNC109 see above
+        url, headers = request.url, request.headers.raw
+        target = request.extensions.get("target", url.raw_path)
+        if self._forwarding is not None:
+            target = b"%b://%b%b" % (url.raw_scheme, url.netloc, target)
+            headers = [*self._forwarding, *headers]
+        head = h11.Request(method=request.method, target=target, headers=headers)
+        await self._stream.write(self._encoded(head), timeout=timeout)
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise httpx.LocalProtocolError("a body that can be read only without an event loop")
+        async for part in request.stream:
+            if part:
+                await self._stream.write(self._encoded(h11.Data(data=part)), timeout=timeout, is_body=True)
+        if end := self._encoded(h11.EndOfMessage()):
+            await self._stream.write(end, timeout=timeout, is_body=True)
+
+    def _encoded(self, event: h11.Event) -> bytes:
+        return self._state.send(event) or b""
+
+    async def _receive(self, timeout: float | None) -> h11.Event | type[h11.PAUSED]:  # noqa: ASYNC109 see above
+        while True:
+            try:
+                event = self._state.next_event()
+            except h11.RemoteProtocolError as error:
+                raise httpx.RemoteProtocolError(str(error)) from error
+            if event is not h11.NEED_DATA:
+                return event  # type: ignore[return-value] # mypy does not narrow h11's sentinels
+            data = await self._stream.read(timeout=timeout)
+            if not data and self._state.their_state is h11.SEND_RESPONSE:
+                raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+            self._state.receive_data(data)

@@ -1,0 +1,49 @@
+"""A user's own transport: its maker closes it, and it must not log what we send.
+
+httpx's own transports log every header of an answer at the level DEBUG, and a Location may hold a signature. A
+filter drops these lines for our own requests; another use of httpx in the program logs as before.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import httpx
+
+LOGGERS = ("httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
+"""httpcore does not document their names; a test fails if they change."""
+
+_ours: ContextVar[bool] = ContextVar("crossmount_request", default=False)
+
+
+class LentTransport(httpx.AsyncBaseTransport):
+    """A user's transport, which many clients may share.
+
+    Args:
+        transport: the user's.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(_is_not_ours)  # once: the same function is not added again
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        with _unlogged():
+            return await self._transport.handle_async_request(request)
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    del record
+    return not _ours.get()
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
