@@ -125,8 +125,8 @@ async def abort(proxy: ProxyUnderTest, method: str, path: str, sent: bytes, anno
 
 def pool_size(upstream: Upstream) -> int:
     """Return how many connections to the registry are open."""
-    ways = upstream._client._transport._transports.values()  # type: ignore[attr-defined]  # httpx has no other way
-    return sum(len(way._pool.connections) for way in ways)
+    ways = upstream._client._transport._pools.values()  # type: ignore[attr-defined]
+    return sum(way.count for way in ways)
 
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["spooled", "straight"])

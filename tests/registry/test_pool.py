@@ -9,8 +9,8 @@ import pytest
 
 from crossmount.registry.http import pool
 from crossmount.registry.http.dialing import Dialer
-from crossmount.registry.http.extensions import OWNER
 from crossmount.registry.http.http11 import Http11Connection
+from crossmount.registry.http.options import OWNER
 from crossmount.registry.http.pool import KEEP_SECONDS, SWEEP_SECONDS, ConnectionPool
 from crossmount.testing.acceptor import Acceptor
 

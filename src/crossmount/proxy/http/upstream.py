@@ -25,9 +25,8 @@ from crossmount.oci import Digest
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
-from crossmount.registry.http.extensions import OWNER, SINGLE_USE
 from crossmount.registry.http.location import Origin, shown
-from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.options import OWNER, SINGLE_USE, ClientOptions
 from crossmount.registry.http.transport import ERROR_BYTES_MAX, HttpClient
 
 _BODILESS = frozenset({204, 304})

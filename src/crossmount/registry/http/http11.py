@@ -4,7 +4,7 @@ import h11
 import httpx
 
 from crossmount.registry.http.answer_heads import HEAD_BYTES_MAX
-from crossmount.registry.http.extensions import ON_ANSWER, SINGLE_USE
+from crossmount.registry.http.options import ON_ANSWER, SINGLE_USE
 from crossmount.registry.http.streams import ByteStream
 
 RawHeaders = list[tuple[bytes, bytes]]

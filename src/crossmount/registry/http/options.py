@@ -1,4 +1,4 @@
-"""Options of a registry client. They stand apart so that `transport` and `retry` can both import them."""
+"""Options of a registry client, and of one request. They stand apart so that all others can import them."""
 
 import math
 import ssl
@@ -17,6 +17,16 @@ from crossmount.registry.credentials.given import AnyCredentials, check_credenti
 
 if TYPE_CHECKING:
     from tenacity import BaseRetrying
+
+# Extensions of an `httpx.Request` that our connections understand; other transports ignore them.
+OWNER = "crossmount.owner"
+"""The text that names whose the request is. Owners share no connections."""
+
+SINGLE_USE = "crossmount.single_use"
+"""No other request may follow on its connection; any value."""
+
+ON_ANSWER = "crossmount.on_answer"
+"""A function without arguments; it is called when the final answer begins."""
 
 _OLD_WORDS = {"first_wait": "wait_initial", "longest_wait": "wait_max", "deadline": "timeout"}
 

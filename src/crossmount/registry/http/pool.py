@@ -13,8 +13,8 @@ from functools import partial
 
 import httpx
 
-from crossmount.registry.http.extensions import OWNER
 from crossmount.registry.http.http11 import Http11Connection
+from crossmount.registry.http.options import OWNER
 
 KEEP_SECONDS = 5.0
 """Seconds that an idle connection is kept, as httpx does: many servers close it not long after."""

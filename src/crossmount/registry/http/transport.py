@@ -21,10 +21,9 @@ from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
-from crossmount.registry.http.extensions import ON_ANSWER
 from crossmount.registry.http.lent_transport import LentTransport
 from crossmount.registry.http.location import Origin, shown
-from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.options import ON_ANSWER, ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
 
 _log = logging.getLogger(__name__)
