@@ -173,6 +173,47 @@ async def test_tokens_that_wear_out_are_used_as_often_as_they_last() -> None:
     assert {await get(cache, realm, Wanted((A,))) for _ in range(9)} == {"t4"}
 
 
+async def wear_out(cache: TokenCache, realm: Realm) -> None:
+    """Let the cache learn that a token is good for one request, from answers that come after the refusals."""
+    for _ in range(2):
+        value = await get(cache, realm, Wanted((A,)))
+        cache.note_worn_out("me", value)
+        cache.drop("me", value)
+        cache.note_accepted("me", value)
+
+
+async def test_an_answer_that_comes_after_a_refusal_counts_too() -> None:
+    """A refusal may be quicker than the answer to the one request that a token was good for."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    await wear_out(cache, realm)
+    assert [await get(cache, realm, Wanted((A,))) for _ in range(3)] == ["t3", "t4", "t5"]
+
+
+async def test_a_token_for_one_request_is_given_to_one() -> None:
+    """Of requests that wait for tokens that are good for one request, each gets one of its own."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    await wear_out(cache, realm)
+    realm.open.clear()
+    waiting = [asyncio.create_task(get(cache, realm, Wanted((A,)))) for _ in range(5)]
+    await asyncio.sleep(0)
+    realm.open.set()
+    assert len(set(await asyncio.gather(*waiting))) == 5
+
+
+async def test_a_fetch_that_is_over_is_not_waited_for() -> None:
+    """A request that comes in the very turn of another one's token gets one too, and spins on none."""
+    realm, cache = Realm(), TokenCache(clock=Clock())
+    await wear_out(cache, realm)
+    for steps in range(8):
+        realm.open.clear()
+        first = asyncio.create_task(get(cache, realm, Wanted((A,))))
+        await asyncio.sleep(0)
+        realm.open.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        assert await get(cache, realm, Wanted((A,))) != await first
+
+
 async def test_a_token_that_lacks_a_scope_is_not_used_for_it() -> None:
     """A token that was found not to allow a scope is used for its other scopes only."""
     realm, cache = Realm(), TokenCache(clock=Clock())

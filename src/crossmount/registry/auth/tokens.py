@@ -18,6 +18,7 @@ _WORN_OUT = 2
 """After so many tokens in a row that were accepted and then refused, tokens are taken to be good for some uses."""
 
 _WORN_OUT_SECONDS = 60.0
+_WORN_OUT_KEPT = 64
 
 
 @dataclass(slots=True)
@@ -28,10 +29,15 @@ class _CachedToken:
     accepted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _WornOut:
-    """A token that was refused before its time, after so many requests that it was accepted for."""
+    """A token that was refused before its time, and for how many requests it was accepted.
 
+    A refusal is often quicker than the answers to the requests that the token was accepted for: they are counted
+    when they come.
+    """
+
+    value: str
     accepted: int
     when: float
 
@@ -88,25 +94,25 @@ class TokenCache:
         while (token := self.find(owner, wanted)) is None:
             flight = self._in_flight(owner, wanted)
             if flight is None:
-                token = await asyncio.shield(self._start(owner, widen(wanted) if widen else wanted, fetch))
-                return self.find(owner, wanted) or token
+                return await asyncio.shield(self._start(owner, widen(wanted) if widen else wanted, fetch))
             token = await asyncio.shield(flight.task)
             if self._uses(owner) is None and token.satisfies(wanted):
                 return self.find(owner, wanted) or token
         return token
 
-    def add(self, owner: Hashable, token: Token) -> None:
-        """Keep a token until it expires."""
+    def add(self, owner: Hashable, token: Token, *, taken: int = 0) -> None:
+        """Keep a token until it expires; it is taken for so many requests already."""
         life = float("inf") if token.lifetime is None else token.lifetime
         until = self._clock() + life - min(MARGIN_MAX, life / 5)
         cached = self._cached.setdefault(owner, [])
-        cached.append(_CachedToken(token, until))
+        cached.append(_CachedToken(token, until, taken))
         del cached[:-_TOKENS_MAX]
 
     def note_accepted(self, owner: Hashable, value: str) -> None:
         """Count a request that a token was accepted for."""
-        if (entry := self._entry(owner, value)) is not None:
-            entry.accepted += 1
+        worn_out = (each for each in self._worn_out.get(owner, ()) if each.value == value)
+        if (found := self._entry(owner, value) or next(worn_out, None)) is not None:
+            found.accepted += 1
 
     def has_served(self, owner: Hashable, value: str) -> bool:
         """Return whether a token was accepted for any request, or is used by other requests at the same time.
@@ -125,15 +131,15 @@ class TokenCache:
     def note_worn_out(self, owner: Hashable, value: str) -> None:
         """Note that a token was refused before its time; some realms give tokens for a few requests."""
         entry = self._entry(owner, value)
-        if entry is not None and entry.accepted:
-            worn_out = [*self._worn_out.get(owner, ()), _WornOut(entry.accepted, self._clock())]
-            self._worn_out[owner] = worn_out[-_WORN_OUT:]
+        if entry is not None:
+            worn_out = [*self._worn_out.get(owner, ()), _WornOut(value, entry.accepted, self._clock())]
+            self._worn_out[owner] = worn_out[-_WORN_OUT_KEPT:]
 
     def _uses(self, owner: Hashable) -> int | None:
         """Return how many requests a token is good for, if the last ones were refused early; None: any number."""
         since = self._clock() - _WORN_OUT_SECONDS
-        recent = [each.accepted for each in self._worn_out.get(owner, ()) if each.when > since]
-        return max(recent) if len(recent) == _WORN_OUT else None
+        recent = [each.accepted for each in self._worn_out.get(owner, ()) if each.accepted and each.when > since]
+        return max(recent[-_WORN_OUT:]) if len(recent) >= _WORN_OUT else None
 
     def _entry(self, owner: Hashable, value: str) -> _CachedToken | None:
         return next((entry for entry in self._cached.get(owner, ()) if entry.token.value == value), None)
@@ -154,7 +160,8 @@ class TokenCache:
 
     def _in_flight(self, owner: Hashable, wanted: Wanted) -> _Fetch | None:
         for flight in self._fetches.get(owner, ()):
-            if covers(flight.wanted.all, wanted.all):
+            # one that is done has put its token into the cache, where it was taken: to await it would not wait
+            if not flight.task.done() and covers(flight.wanted.all, wanted.all):
                 return flight
         return None
 
@@ -163,7 +170,7 @@ class TokenCache:
     ) -> asyncio.Task[Token]:
         async def run() -> Token:
             token = await fetch(wanted)
-            self.add(owner, token)
+            self.add(owner, token, taken=1)  # by the caller that began the fetch, before others that wait for it
             return token
 
         task = asyncio.create_task(run())
