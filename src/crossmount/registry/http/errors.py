@@ -92,7 +92,7 @@ def describe(error: BaseException) -> str:
     """Return in a few words why there is no answer, without anything that was sent."""
     match error:
         case httpx.ConnectTimeout():
-            # through a proxy the message names it; else it is ours, httpcore's, or empty
+            # through a proxy the message names it; else it is ours, or empty
             words = _safe(error)
             return words if "proxy" in words or words == NO_HANDSHAKE else "no connection in time"
         case httpx.TimeoutException():
