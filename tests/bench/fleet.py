@@ -41,7 +41,7 @@ GATE = "import sys; sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.
 
 CROSSMOUNT = f"""
 import sys
-import anyio._backends._asyncio, certifi, h11, httpcore  # httpx loads them when it is first used
+import crossmount.registry.http.dialing, crossmount.registry.http.pool  # loaded with the first connection
 from crossmount.cli import command
 from crossmount.cli.commands import push
 from crossmount.cli.entry import main

@@ -5,9 +5,14 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from crossmount.registry.http.channels import READ_BYTES
 from crossmount.testing.acceptor import Acceptor
 
 FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+
+WHOLE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (READ_BYTES - 43)
+WHOLE_BUFFER = WHOLE_HEAD + b"x" * (READ_BYTES - 43)
+"""An answer after which one read of ours ends, if all of it has come by then."""
 
 ODD = {
     "body-of-head": ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n" + FORGED),
@@ -67,10 +72,7 @@ ODD = {
         b"HTTP/1.1 103 Early\r\nContent-Length: 4\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + FORGED,
     ),
     "switching": ("GET", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n" + FORGED),
-    "whole-buffer": (  # the surplus is where httpcore's read of 64 KiB ended
-        "GET",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 131029\r\n\r\n" + b"x" * 131_029 + FORGED,
-    ),
+    "whole-buffer": ("GET", WHOLE_BUFFER + FORGED),
 }
 
 
