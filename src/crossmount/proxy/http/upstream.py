@@ -193,7 +193,8 @@ class Upstream:
                     where = f"{method} {shown(target.url)}"
                     raise InvalidAnswerError(f"{where}: no answer has the status {response.status_code}")
                 if method == "HEAD" or response.status_code in _BODILESS:
-                    await _end(response)
+                    response.is_stream_consumed = True
+                    await response.aclose()  # its connection is free for others
                 yield response
             finally:
                 await response.aclose()
@@ -270,15 +271,6 @@ class Upstream:
         if not self._keep_cookies:  # a session of the proxy's own account would be as good as its password
             headers = [pair for pair in headers if pair[0] not in _SESSION_HEADERS]
         return self._rewrite_challenges(exchange, headers)
-
-
-async def _end(response: httpx.Response) -> None:
-    """Read an answer without a body to its end, and close it: only so is its connection used again."""
-    response.is_stream_consumed = True
-    if isinstance(response.stream, httpx.AsyncByteStream):
-        async for _ in response.stream:
-            pass
-    await response.aclose()
 
 
 async def read_bounded(response: httpx.Response, limit: int = ERROR_BYTES_MAX) -> bytes:

@@ -7,6 +7,8 @@ from crossmount.registry.http.answer_heads import HEAD_BYTES_MAX
 from crossmount.registry.http.options import ON_ANSWER, SINGLE_USE
 from crossmount.registry.http.streams import ByteStream
 
+_END = h11.EndOfMessage()
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -108,7 +110,7 @@ class Http11Connection:
         async for part in request.stream:
             if part:
                 await self._stream.write(self._encoded(h11.Data(data=part)), timeout=timeout, is_body=True)
-        if end := self._encoded(h11.EndOfMessage()):
+        if end := self._encoded(_END):
             await self._stream.write(end, timeout=timeout, is_body=True)
 
     def _encoded(self, event: h11.Event) -> bytes:
