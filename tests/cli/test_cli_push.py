@@ -24,8 +24,6 @@ from support.registries import DockerRegistry, run
 from support.servers import Server
 
 PULL = frozenset({"pull"})
-# Pushes that fail run in a process of their own: those of their connections that were cancelled while they came
-# about are closed by its end, and by nobody before (anyio, httpcore).
 
 
 def test_a_request_that_is_too_large_for_a_front_end(here: Here, image: MadeImage) -> None:
@@ -143,87 +141,85 @@ def test_a_memory_index_serves_one_push(here: Here, image: MadeImage, registry: 
 
 
 def test_a_must_mount_that_is_not_met_is_status_three(
-    shell: Shell, image: MadeImage, registry: ScriptedRegistry, valkey: Server
+    here: Here, image: MadeImage, registry: ScriptedRegistry, valkey: Server
 ) -> None:
     """A must-mount layer that is not mounted is status 3 and one line with a remedy, and nothing is tagged."""
     layer = image.layers[0].digest
     index = ("--index", valkey.unix_url)
-    shell("add", layer, f"{registry.address}/absent", "--must-mount", *index)
-    done = shell("push", str(image.path), *plain(registry, "a"), *index)
+    here("add", layer, f"{registry.address}/absent", "--must-mount", *index)
+    done = here("push", str(image.path), *plain(registry, "a"), *index)
     assert done.status == 3
     assert done.out == ""
     last = done.err.splitlines()[-1]
     assert last.startswith(f"crossmount: {layer} must be mounted into {registry.address}/a and was not")
     assert "must-mount --clear" in last
     assert not registry.holdings.find("a").tags
-    ignored = shell("push", str(image.path), *plain(registry, "a"), "--ignore-must-mount", *index)
+    ignored = here("push", str(image.path), *plain(registry, "a"), "--ignore-must-mount", *index)
     assert ignored.status == 0
-    assert shell("must-mount", layer, "--json", *index).document["must_mount"] is True
+    assert here("must-mount", layer, "--json", *index).document["must_mount"] is True
 
 
-def test_what_the_registry_does_not_allow_is_status_four(shell: Shell, image: MadeImage) -> None:
+def test_what_the_registry_does_not_allow_is_status_four(here: Here, image: MadeImage) -> None:
     """If the registry denies access, the status is 4 and one line says how to log in."""
     auth = BasicAuth(users={"me": "secret"}, anonymous=(Grant(actions=PULL),))
     with running_registry(RegistryOptions(auth=auth)) as registry:
-        done = shell("push", str(image.path), *plain(registry, "a"), "--index", "off")
+        done = here("push", str(image.path), *plain(registry, "a"), "--index", "off")
     assert done.status == 4
     assert "401" in done.complaint or "403" in done.complaint
     assert done.complaint.endswith(f"docker login {registry.address}, or --authfile FILE")
 
 
-def test_credentials_come_from_the_file_that_is_named(shell: Shell, image: MadeImage, tmp_path: Path) -> None:
+def test_credentials_come_from_the_file_that_is_named(here: Here, image: MadeImage, tmp_path: Path) -> None:
     """--authfile is used for the login; the error about a broken file does not contain its content."""
     file = tmp_path / "auth.json"
     with running_registry(RegistryOptions(auth=BasicAuth(users={"me": "secret"}))) as registry:
         arguments = ("push", str(image.path), *plain(registry, "a"), "--index", "off", "--authfile", str(file))
         file.write_text(json.dumps({"auths": {registry.address: {"username": "me", "password": "secret"}}}))
-        assert shell(*arguments).status == 0
+        assert here(*arguments).status == 0
         file.write_text("{secret")
-        done = shell(*arguments)
+        done = here(*arguments)
     assert done.status == 1
     assert done.complaint == f"{file}: not JSON: fix it, or log in anew"
 
 
 def test_a_registry_without_tls_is_reported_with_the_option(
-    shell: Shell, image: MadeImage, registry: ScriptedRegistry
+    here: Here, image: MadeImage, registry: ScriptedRegistry
 ) -> None:
     """Http is not used without the option, even on this host, and the error names the option."""
-    done = shell("push", str(image.path), f"{registry.address}/a", "--index", "off")
+    done = here("push", str(image.path), f"{registry.address}/a", "--index", "off")
     assert done.status == 1
     assert done.complaint.endswith(": --plain-http, if that is right")
 
 
 def test_a_certificate_that_is_not_trusted_is_reported_with_the_options(
-    shell: Shell, image: MadeImage, tmp_path: Path
+    here: Here, image: MadeImage, tmp_path: Path
 ) -> None:
     """For an untrusted certificate the error names --ca-file and --insecure, and both work."""
     tls, authority = self_signed(tmp_path)
     with running_registry(tls=tls) as registry:
         arguments = ("push", str(image.path), f"{registry.address}/a", "--index", "off")
-        done = shell(*arguments)
+        done = here(*arguments)
         assert done.status == 1
         assert done.complaint.endswith(": --ca-file FILE, or --insecure")
-        assert shell(*arguments, "--ca-file", str(authority)).status == 0
-        assert shell(*arguments, "--insecure").status == 0
-        assert shell(*arguments, "--ca-file", str(image.path / "index.json")).status == 2
+        assert here(*arguments, "--ca-file", str(authority)).status == 0
+        assert here(*arguments, "--insecure").status == 0
+        assert here(*arguments, "--ca-file", str(image.path / "index.json")).status == 2
 
 
-def test_a_certificate_for_another_name_is_reported_as_that(
-    shell: Shell, image: MadeImage, tmp_path: Path
-) -> None:
+def test_a_certificate_for_another_name_is_reported_as_that(here: Here, image: MadeImage, tmp_path: Path) -> None:
     """For a certificate of another name the error does not suggest --ca-file."""
     tls, authority = self_signed(tmp_path)
     with running_registry(tls=tls) as registry:
         dest = f"localhost:{registry.address.rpartition(':')[2]}/a"
-        done = shell("push", str(image.path), dest, "--index", "off", "--ca-file", str(authority))
+        done = here("push", str(image.path), dest, "--index", "off", "--ca-file", str(authority))
     assert done.status == 1
     assert done.complaint.endswith(": use that name, or --insecure")
     assert "authority" not in done.complaint
 
 
-def test_nobody_there_is_status_one(shell: Shell, image: MadeImage) -> None:
+def test_nobody_there_is_status_one(here: Here, image: MadeImage) -> None:
     """The error about an unreachable registry has its address."""
-    done = shell("push", str(image.path), "127.0.0.1:1/a", "--plain-http", "--index", "off")
+    done = here("push", str(image.path), "127.0.0.1:1/a", "--plain-http", "--index", "off")
     assert done.status == 1
     assert "127.0.0.1:1" in done.complaint
 
@@ -237,11 +233,11 @@ def test_nobody_there_is_status_one(shell: Shell, image: MadeImage) -> None:
     ],
 )
 def test_a_registry_that_refuses_is_one_line(
-    shell: Shell, image: MadeImage, registry: ScriptedRegistry, fault: Fault, status: int, words: str
+    here: Here, image: MadeImage, registry: ScriptedRegistry, fault: Fault, status: int, words: str
 ) -> None:
     """The registry's message is in the error, and with --json in the document."""
     registry.play(fault)
-    done = shell("push", str(image.path), *plain(registry, "a"), "--index", "off", "--json")
+    done = here("push", str(image.path), *plain(registry, "a"), "--index", "off", "--json")
     assert done.status == status
     assert words in done.document["error"]["message"]
     assert words in done.err.splitlines()[-1]
