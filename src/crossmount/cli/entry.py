@@ -7,10 +7,10 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from crossmount import __version__
 from crossmount._dataclass import dataclass
 
 
@@ -101,7 +101,7 @@ _HELP_WORDS = (["--help"], ["-h"], ["help"])
 
 def version_line() -> str:
     """Return what `crossmount --version` prints."""
-    return f"crossmount {version('crossmount')}"
+    return f"crossmount {__version__}"
 
 
 def answer_without_extra(arguments: Sequence[str]) -> str | None:

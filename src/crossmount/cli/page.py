@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
+from crossmount import __version__
 from crossmount.cli.access import DEFAULT_NAMESPACE, client_options, display_url, index_url
 from crossmount.cli.settings import Settings
 from crossmount.errors import MissingExtraError
@@ -66,7 +66,7 @@ async def site_of(
         IndexReader(index, namespace=namespace, address=display_url(index_url(settings))) as reader,
         LatencyProbes([RegistryClient(name, options=options) for name in registries]) as probes,
     ):
-        yield Site(reader, version=version("crossmount"), latencies=probes.latencies)
+        yield Site(reader, version=__version__, latencies=probes.latencies)
 
 
 @asynccontextmanager

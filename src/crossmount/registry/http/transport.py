@@ -9,12 +9,11 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import field
-from functools import cache
-from importlib.metadata import version
 from typing import Any, Self
 
 import httpx
 
+from crossmount import __version__
 from crossmount._dataclass import dataclass
 from crossmount._parsing import decimal
 from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
@@ -173,11 +172,6 @@ def _connections(options: ClientOptions, registry: Origin | None) -> Connections
     )
 
 
-@cache
-def _user_agent() -> str:
-    return f"crossmount/{version('crossmount')}"
-
-
 async def exchange(
     client: HttpClient,
     method: str,
@@ -206,7 +200,7 @@ async def exchange(
     Raises:
         httpx.HTTPError: there is no answer; `errors.translated` turns it into one of ours.
     """
-    sent = {"Accept": "*/*", "User-Agent": _user_agent(), "Accept-Encoding": "identity", **headers}
+    sent = {"Accept": "*/*", "User-Agent": f"crossmount/{__version__}", "Accept-Encoding": "identity", **headers}
     content: AsyncGenerator[bytes] | None = None
     if body is not None:
         sent["Content-Length"] = str(body.size)
