@@ -11,12 +11,15 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
+import httpx
 import pytest
 
 from crossmount.errors import InvalidAnswerError, RegistryRefusedError, RegistryUnreachableError
 from crossmount.oci import BlobSource, BytesBlob, Descriptor, Digest, Reference, Repository
 from crossmount.registry import RegistryClient, UploadSession
 from crossmount.registry.http.answer_heads import HEAD_BYTES_MAX, INTERIM_MAX, AnswerHeads, InterimFloodError
+from crossmount.registry.http.dialing import Dialer
+from crossmount.registry.http.pool import ConnectionPool
 from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.registry_kit import QUICK, blob, client_of, manifest
@@ -270,6 +273,25 @@ async def test_a_connection_is_used_again_after_a_body() -> None:
     assert connections == 1
 
 
+async def test_a_connection_on_which_a_body_was_not_ended_is_not_used_again() -> None:
+    """A refusal that comes before the last chunk leaves the server in the body: no request may follow there."""
+    refused = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n4\r\nbody\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        refused.set()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"body"
+        await refused.wait()
+
+    pool = ConnectionPool(Dialer().open, limit=1)
+    async with server(refuse) as address, httpx.AsyncClient(transport=pool) as client:
+        assert (await client.post(f"http://{address}/", content=body())).status_code == 413
+        assert pool.count == 0
+
+
 @pytest.mark.parametrize(
     ("parts", "status", "interim"),
     [
@@ -277,6 +299,7 @@ async def test_a_connection_is_used_again_after_a_body() -> None:
         ([b"HTTP/1.1 20", b"1"], 201, 0),
         ([CONTINUE + CONTINUE[:-2], b"\r", b"\nHTTP/1.0 404 x"], 404, 2),
         ([b"HTTP/1.1 102 x\nA: b\n", b"\nHTTP/1.1 507"], 507, 1),
+        ([b"HTTP/2.0 103 x\r\n\r\n", STORED], 201, 1),
         ([b"HTTP/1.1 101 Switching Protocols\r\n"], 101, 0),
         ([b"SSH-2.0-OpenSSH_9.6"], 0, 0),
         ([CONTINUE, STORED, CONTINUE * 1000], 201, 1),

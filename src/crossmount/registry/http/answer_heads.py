@@ -10,7 +10,7 @@ INTERIM_MAX = 100
 HEAD_BYTES_MAX = 100 * 1024
 """The most bytes of an interim answer; h11 has this limit too, but sees no answer while a body is sent."""
 
-_STATUS = re.compile(rb"HTTP/1\.\d (\d\d\d)")
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d\d\d)")
 _STATUS_BYTES = len(b"HTTP/1.1 200")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 

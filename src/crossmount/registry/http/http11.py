@@ -40,7 +40,8 @@ class Http11Connection:
         try:
             await self._send(request, timeouts.get("write"))
         except httpx.WriteError:
-            pass  # the answer may have come first, and says more
+            self._is_last = True  # the server may wait for the rest, while h11 takes a last chunk for sent
+            # the answer may have come first, and says more
         except h11.LocalProtocolError as error:
             raise httpx.LocalProtocolError(str(error)) from error
         while True:
