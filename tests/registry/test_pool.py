@@ -13,6 +13,7 @@ from crossmount.registry.http.http11 import Http11Connection
 from crossmount.registry.http.options import OWNER
 from crossmount.registry.http.pool import KEEP_SECONDS, SWEEP_SECONDS, ConnectionPool
 from crossmount.testing.acceptor import Acceptor
+from support.waiting import PATIENCE
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -251,3 +252,31 @@ async def test_an_answer_that_is_closed_is_read_no_further() -> None:
         assert isinstance(stream, httpx.AsyncByteStream)
         with pytest.raises(httpx.StreamClosed):
             await anext(aiter(stream))
+
+
+async def test_the_end_of_an_answer_stays_the_end() -> None:
+    """A body that is read again past its end does not wait for bytes of another answer."""
+    async with Acceptor(Server()) as acceptor:
+        connections = ConnectionPool(Dialer().open, limit=1)
+        request = httpx.Request("GET", f"http://127.0.0.1:{await acceptor.open()}/")
+        answer = await connections.handle_async_request(request)
+        assert isinstance(answer.stream, httpx.AsyncByteStream)
+        parts = aiter(answer.stream)
+        async with asyncio.timeout(PATIENCE):
+            assert [await anext(parts, None) for _ in range(2)] == [None, None]
+        await answer.aclose()
+        await connections.aclose()
+
+
+async def test_requests_that_wait_when_the_pool_is_closed_are_not_sent() -> None:
+    """A closed pool opens no connection for the requests that waited for a place."""
+    server = Server()
+    async with Acceptor(server) as acceptor:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        async with client_of(Clock(), limit=1) as client, client.stream("GET", url):
+            waiting = [asyncio.create_task(client.get(url)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await pool_of(client).aclose()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [RuntimeError] * 3
+        assert server.connections == 1

@@ -56,16 +56,17 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             httpx.TransportError: there is no answer.
             RuntimeError: the pool is closed.
         """
-        if self._is_closed:
-            raise RuntimeError("the connections are closed")
+        self._check_open()
         timeouts = request.extensions.get("timeout", {})
         key: Key = (request.url.raw_host, request.url.port, request.extensions.get(OWNER, ""))
         await self._places.acquire()
         self._running += 1
         connection: Http11Connection | None = None
         try:
+            self._check_open()  # it may have been closed while this waited
             connection = self._idle_one(key) or await self._new(request.url, timeouts.get("connect"))
             self._used.add(connection)
+            self._check_open()
             head = await connection.ask(request)
         except BaseException:
             self._give_back(key, connection)
@@ -78,7 +79,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close all connections; requests that use one fail, and what they open later is closed with them."""
+        """Close all connections. Requests under way fail, also those that wait or connect."""
         self._is_closed = True
         for connection in self._used:
             connection.close()
@@ -91,6 +92,10 @@ class ConnectionPool(httpx.AsyncBaseTransport):
     def count(self) -> int:
         """The number of open connections."""
         return len(self._used) + sum(map(len, self._idle.values()))
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the connections are closed")
 
     def _idle_one(self, key: Key) -> Http11Connection | None:
         """Return the connection that became idle last; those before it that cannot be used are closed."""
@@ -163,6 +168,7 @@ class _Body(httpx.AsyncByteStream):
         self._connection = connection
         self._timeout = timeout
         self._give_back: Callable[[], None] | None = give_back
+        self._is_at_end = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -170,12 +176,15 @@ class _Body(httpx.AsyncByteStream):
     async def __anext__(self) -> bytes:
         if self._give_back is None:
             raise httpx.StreamClosed
+        if self._is_at_end:
+            raise StopAsyncIteration
         try:
             part = await self._connection.read(timeout=self._timeout)
         except BaseException:
             await self.aclose()
             raise
         if not part:
+            self._is_at_end = True
             raise StopAsyncIteration
         return part
 
