@@ -4,18 +4,24 @@ import asyncio
 import contextlib
 import gc
 import warnings
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from crossmount.registry.http.certificates import TrustStore
+from crossmount.registry.http.connections import Connections
 from crossmount.registry.http.dialing import Dialer
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.options import ClientOptions
+from crossmount.registry.http.outbound_proxy import ProxyRules
 from crossmount.registry.http.pool import KEEP_SECONDS, ConnectionPool
-from crossmount.registry.http.transport import make_client
+from crossmount.registry.http.transport import Body, HttpClient, exchange, make_client
 from crossmount.testing import ScriptedRegistry
+from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
+from support.waiting import PATIENCE
 
 STEPS = 120
 """More turns of the event loop than a request takes, with TLS too."""
@@ -90,3 +96,52 @@ async def test_a_cancelled_request_leaves_no_dropped_connection_open() -> None:
                 await cancel_after(steps, [asyncio.create_task(client.get(url))])
             left += [f"after {steps} turns: {each}" for each in garbage()]
     assert not left
+
+
+async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Refuse each request when its head has come."""
+    while True:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+
+
+async def test_a_refusal_that_is_looked_into_keeps_no_place() -> None:
+    """A first request that is cancelled while it is found out what a 400 means leaves its place to the next."""
+    async with Acceptor(refuse) as acceptor:
+        url = httpx.URL(f"http://127.0.0.1:{await acceptor.open()}/v2/")
+        origin = Origin.of(url)
+        trust = TrustStore(ClientOptions(plain_http=True), origin)
+        for steps in range(STEPS):
+            connections = Connections(origin, rules=ProxyRules(), trust=trust, limit=1)
+            async with httpx.AsyncClient(transport=connections, timeout=PATIENCE) as client:
+                await cancel_after(steps, [asyncio.create_task(client.get(url))])
+                connections._has_answered = True
+                async with asyncio.timeout(PATIENCE):
+                    assert (await client.get(url)).status_code == 400, f"after {steps} turns"
+
+
+async def test_a_request_that_is_cancelled_while_its_body_is_closed_keeps_no_place() -> None:
+    """A body that takes long to close, as a file does, loses no place if the request is cancelled meanwhile."""
+
+    async def parts() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield bytes(1000)
+        finally:
+            for _ in range(4):
+                await asyncio.sleep(0)
+
+    async with Acceptor(refuse) as acceptor:
+        url = httpx.URL(f"http://127.0.0.1:{await acceptor.open()}/")
+        for steps in range(STEPS):
+            pool = ConnectionPool(Dialer().open, limit=1)
+            async with HttpClient(pool, httpx.Timeout(PATIENCE, pool=None)) as client:
+                sending = exchange(client, "PUT", url, headers={}, body=Body(10**9, parts))
+                request = asyncio.create_task(sending)
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                request.cancel()
+                await asyncio.gather(request, return_exceptions=True)
+                async with asyncio.timeout(PATIENCE):
+                    assert (await exchange(client, "GET", url, headers={})).status == 400, f"after {steps} turns"

@@ -90,9 +90,12 @@ class Connections(httpx.AsyncBaseTransport):
             raise
         if response.status_code != 400:
             self._has_answered = True
-        elif origin.scheme == "http" and await self._wants_tls(origin, pool):
-            await response.aclose()
-            raise TlsExpectedError("it speaks TLS")
+        elif origin.scheme == "http":
+            try:
+                await self._check_plain(origin)
+            except BaseException:
+                await response.aclose()
+                raise
         return response
 
     async def aclose(self) -> None:
@@ -129,23 +132,29 @@ class Connections(httpx.AsyncBaseTransport):
                 "cut after the TLS handshake: it may want a client certificate, or it is not up"
             ) from error
 
-    async def _wants_tls(self, origin: Origin, pool: "ConnectionPool") -> bool:
-        """Return whether a server that answers 400 in the clear speaks TLS, or says so.
+    async def _check_plain(self, origin: Origin) -> None:
+        """Raise an error if a server that answers 400 in the clear speaks TLS, or says so.
 
-        Go's servers, nginx and Apache answer so on a port for TLS; the words are missing where a HEAD was sent.
+        Go's servers, nginx and Apache answer so on a port for TLS; the words are missing where a HEAD was sent. The
+        pool may be full, so this connection is none of its own.
         """
         if (await self._probe_once(origin)).speaks_tls:
-            return True
+            raise TlsExpectedError("it speaks TLS")
+        from crossmount.registry.http.dialing import Dialer  # noqa: PLC0415 as in `_pool`
+
+        request = httpx.Request("GET", f"{origin}/v2/")
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                answer = await pool.handle_async_request(httpx.Request("GET", f"{origin}/v2/"))
+                connection = await Dialer().open(request.url, None)
                 try:
-                    first = await anext(answer.aiter_raw(1024), b"")
+                    answer = await connection.ask(request)
+                    first = await connection.read(timeout=None)
                 finally:
-                    await answer.aclose()
+                    connection.close()
         except (httpx.HTTPError, TimeoutError):
-            return False
-        return answer.status_code == 400 and b"HTTPS" in first
+            return
+        if answer.status_code == 400 and b"HTTPS" in first:
+            raise TlsExpectedError("it speaks TLS")
 
     async def _probe_once(self, origin: Origin) -> TlsProbe:
         async with self._probing:

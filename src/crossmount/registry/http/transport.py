@@ -172,6 +172,24 @@ def _connections(options: ClientOptions, registry: Origin | None) -> Connections
     )
 
 
+async def _sent(
+    client: HttpClient, request: httpx.Request, content: AsyncGenerator[bytes] | None
+) -> httpx.Response:
+    """Send a request, and close its body: a cut request leaves the generator, and the file that it reads, open."""
+    response: httpx.Response | None = None
+    try:
+        response = await client.handle_async_request(request)
+    finally:
+        if content is not None:
+            try:
+                await content.aclose()
+            except BaseException:
+                if response is not None:
+                    await response.aclose()
+                raise
+    return response
+
+
 async def exchange(
     client: HttpClient,
     method: str,
@@ -214,12 +232,8 @@ async def exchange(
     request = httpx.Request(method, url, headers=sent, content=content, extensions=extensions)
     secrets = secrets_in(sent["Authorization"]) if "Authorization" in sent else ()
     try:
-        try:
-            response = await client.handle_async_request(request)
-            _trace(method, url, response.status_code, started)
-        finally:
-            if content is not None:
-                await content.aclose()  # a cut request leaves the generator, and the file that it reads, open
+        response = await _sent(client, request, content)
+        _trace(method, url, response.status_code, started)
         good = response.is_success
         if streamed and good:
             return Answer(url, response.status_code, response.headers, stream=response, secrets=secrets)
