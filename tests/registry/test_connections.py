@@ -5,6 +5,7 @@ import importlib.util
 import socket
 import ssl
 import threading
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -20,8 +21,9 @@ from crossmount.errors import (
     RegistryUnreachableError,
 )
 from crossmount.oci import Digest, Repository
-from crossmount.registry import ClientOptions, NoCredentials, RegistryClient
+from crossmount.registry import ClientOptions, NoCredentials, RegistryClient, RetryPolicy
 from crossmount.registry.http.certificates import spellings
+from crossmount.registry.http.dialing import Dialer
 from crossmount.registry.http.location import Origin
 from crossmount.registry.http.transport import exchange
 from crossmount.testing import ScriptedRegistry
@@ -31,6 +33,8 @@ from support.registry_kit import PLAIN, TLS, client_of
 
 NO_BYTES = Digest.of(b"")
 FOREIGN = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+ONCE = RetryPolicy(attempts=1)
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Listen = Callable[[Handle], Awaitable[int]]
@@ -141,6 +145,99 @@ async def test_a_proxy_that_refuses_is_named(listen: Listen, monkeypatch: pytest
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
     with pytest.raises(RegistryRefusedError, match="407: the proxy wants a user name and a password"):
         await head("registry.example.test", PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "Server disconnected"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "illegal status line"),
+        (None, "no connection in time|no tunnel in time"),
+    ],
+)
+async def test_a_proxy_that_opens_no_tunnel_is_named(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, words: str
+) -> None:
+    """A proxy that is silent, hangs up or speaks no HTTP is told as no connection through it."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answer is None:
+            await reader.read()
+        else:
+            writer.write(answer)
+
+    port = await listen(proxy)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    where = f"no connection through the proxy http://127.0.0.1:{port}: ({words})"
+    with pytest.raises(RegistryUnreachableError, match=where):
+        await head("registry.example.test", replace(TLS, connect_timeout=0.2, retry=ONCE))
+
+
+@pytest.mark.parametrize("host", [".example.test", "a..test", f"{'a' * 64}.test"])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_name_that_no_host_can_have_is_an_error_through_a_proxy_too(
+    listen: Listen, scheme: str, host: str
+) -> None:
+    """A proxy is asked for any name; what TLS or SOCKS cannot carry of it is an error of httpx."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x05\x00" if scheme == "socks5" else b"HTTP/1.1 200 OK\r\n\r\n")
+        await reader.read()
+
+    dialer = Dialer(ssl.create_default_context(), httpx.URL(f"{scheme}://127.0.0.1:{await listen(proxy)}"))
+    with pytest.raises((httpx.ConnectError, httpx.ProxyError)):
+        await dialer.open(httpx.URL(f"https://{host}/"), None)
+
+
+@pytest.mark.parametrize("login", ["ann:p%C3%A4ss-s3cr3t", f"ann:{'s3cr3t' * 50}", "%C3%A4nn:s3cr3t"])
+async def test_a_login_that_socks_cannot_carry_is_told_without_it(
+    monkeypatch: pytest.MonkeyPatch, login: str
+) -> None:
+    """A login that python-socks cannot send is an error that names the proxy, and quotes nothing."""
+    monkeypatch.setenv("ALL_PROXY", f"socks5://{login}@127.0.0.1:{CLOSED_PORT}")
+    with pytest.raises(RegistryUnreachableError, match="its user name or password is not ASCII, or") as caught:
+        await head("registry.example.test", PLAIN)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_an_answer_that_socks_does_not_know_is_an_error(listen: Listen) -> None:
+    """A SOCKS proxy whose answer python-socks cannot decode is told as a proxy's error."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(3)
+        writer.write(b"\x05\x00")
+        await reader.read(1000)
+        writer.write(b"\x05\x00\x00\x03\x02\xff\xff\x00\x50")  # a bound name that is no text
+        await reader.read()
+
+    dialer = Dialer(proxy=httpx.URL(f"socks5://127.0.0.1:{await listen(proxy)}"))
+    with pytest.raises(httpx.ProxyError):
+        await dialer.open(httpx.URL("http://registry.example.test/"), None)
+
+
+async def test_a_socks_proxy_is_tried_at_each_of_its_addresses(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SOCKS proxy whose first address refuses connections is reached at its second one."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(3)
+        writer.write(b"\x05\x00")
+        await reader.read(1000)
+        writer.write(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50")
+        await reader.read()
+
+    port = await listen(proxy)
+
+    async def look_up(*_: object, **__: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (at, port)) for at in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    dialer = Dialer(proxy=httpx.URL(f"socks5://proxy.example.test:{port}"))
+    connection = await dialer.open(httpx.URL("http://registry.example.test/"), None)
+    connection.close()
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks"])

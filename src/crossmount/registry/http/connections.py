@@ -135,8 +135,8 @@ class Connections(httpx.AsyncBaseTransport):
     async def _check_plain(self, origin: Origin) -> None:
         """Raise an error if a server that answers 400 in the clear speaks TLS, or says so.
 
-        Go's servers, nginx and Apache answer so on a port for TLS; the words are missing where a HEAD was sent. The
-        pool may be full, so this connection is none of its own.
+        Go's servers, nginx and Apache answer so on a port for TLS; the words are missing where a HEAD was sent.
+        The pool may be full, so this connection is none of its own.
         """
         if (await self._probe_once(origin)).speaks_tls:
             raise TlsExpectedError("it speaks TLS")

@@ -5,13 +5,15 @@ HTTP proxies: RFC 9110, 9.3.6, and RFC 9112, 3.2.2. SOCKS: python-socks.
 
 import asyncio
 import base64
+import socket
 import ssl
+from typing import Any, cast
 
 import httpx
 
 from crossmount._dataclass import dataclass
 from crossmount.registry.http.http11 import Http11Connection, RawHeaders
-from crossmount.registry.http.streams import ByteStream, connect, connect_failure
+from crossmount.registry.http.streams import ByteStream, connect, connect_failure, connected_socket
 
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _NO_LIMIT = 1e9
@@ -90,8 +92,12 @@ async def _tunnel(
     connection = Http11Connection(stream)
     try:
         answer = await connection.ask(request)
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, httpx.TimeoutException):
+            raise httpx.ConnectTimeout("no tunnel in time") from error
+        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):  # the host was sent nothing
+            raise httpx.ConnectError(str(error)) from error
         raise
     if not 200 <= answer.status_code <= 299:
         connection.close()
@@ -105,12 +111,25 @@ async def _through_socks(proxy: httpx.URL, host: str, port: int, timeout: float 
 
     name, at = _address(proxy)
     user = (proxy.username, proxy.password) if proxy.userinfo else (None, None)
+    if not all(part is None or (part.isascii() and len(part) <= 255) for part in user):
+        raise httpx.ProxyError("its user name or password is not ASCII, or longer than 255 characters")
+    straight = cast("Any", _Straight())  # python-socks tries one address of a proxy alone
+    via = Proxy(ProxyType.SOCKS5, name, at, username=user[0], password=user[1], rdns=True, forward=straight)
     try:
         async with asyncio.timeout(timeout):
-            via = Proxy(ProxyType.SOCKS5, name, at, username=user[0], password=user[1], rdns=True)
             connected = await via.connect(host, port, _NO_LIMIT)
     except ProxyError as error:
         raise httpx.ProxyError(str(error)) from error
     except OSError as error:
         raise connect_failure(error)  # noqa: B904 it has its cause
+    except ValueError as error:  # python-socks does not look at what it encodes and decodes
+        raise httpx.ProxyError("the host's name, or its answer, is none that SOCKS knows") from error
     return ByteStream.over(connected)
+
+
+class _Straight:
+    """Connects to a SOCKS proxy, in the place of a proxy before it."""
+
+    async def connect(self, dest_host: str, dest_port: int, **_: object) -> socket.socket:
+        """Connect."""
+        return await connected_socket(dest_host, dest_port)

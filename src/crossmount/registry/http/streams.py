@@ -193,6 +193,8 @@ class ByteStream:
                 raise httpx.ConnectTimeout(NO_HANDSHAKE) from error
             if isinstance(error, OSError):
                 raise _translated(error, httpx.ConnectError, httpx.ConnectTimeout) from error
+            if isinstance(error, ValueError):  # a proxy was asked for it without a look-up here
+                raise httpx.ConnectError("no host has such a name") from error
             raise
         return ByteStream(self._waiter, channel)
 
@@ -221,12 +223,21 @@ async def connect(host: str, port: int, *, timeout: float | None) -> ByteStream:
     """
     try:
         async with asyncio.timeout(timeout):
-            connected = await aiohappyeyeballs.start_connection(
-                await _addresses(host, port), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
-            )
+            connected = await connected_socket(host, port)
     except OSError as error:
         raise connect_failure(error)  # noqa: B904 it has its cause
     return ByteStream.over(connected)
+
+
+async def connected_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is connected to a host, as `connect` does it.
+
+    Raises:
+        OSError: no connection; `connect_failure` turns it into httpx's error.
+    """
+    return await aiohappyeyeballs.start_connection(
+        await _addresses(host, port), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
+    )
 
 
 def connect_failure(error: OSError) -> Exception:
