@@ -1,6 +1,7 @@
 """A pool finds a connection without a look at all of them, and each request gives its place back."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -280,3 +281,14 @@ async def test_requests_that_wait_when_the_pool_is_closed_are_not_sent() -> None
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [RuntimeError] * 3
         assert server.connections == 1
+
+
+@pytest.mark.parametrize("header", [("X-Auth", "s3cr3t\x00x"), ("X-Auth", "'s3cr3t\n"), ("s3cr3t x", "1")])
+async def test_a_header_that_http_does_not_know_is_not_quoted(header: tuple[str, str]) -> None:
+    """The error for a header that cannot be sent, and its traceback, have neither its name nor its value."""
+    async with Acceptor(Server()) as acceptor, client_of(Clock()) as client:
+        url = f"http://127.0.0.1:{await acceptor.open()}/"
+        with pytest.raises(httpx.LocalProtocolError, match=r"^Illegal header (name|value)$") as caught:
+            await client.get(url, headers=[header])
+        assert pool_of(client).count == 0
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))

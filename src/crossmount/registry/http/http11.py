@@ -1,5 +1,7 @@
 """One connection that speaks HTTP/1.1 (RFC 9112), for one request after the other. h11 knows the protocol."""
 
+import re
+
 import h11
 import httpx
 
@@ -8,6 +10,9 @@ from crossmount.registry.http.options import ON_ANSWER, SINGLE_USE
 from crossmount.registry.http.streams import ByteStream
 
 _END = h11.EndOfMessage()
+
+_QUOTED = re.compile(r" b['\"].*", re.DOTALL)
+"""The header in a text of h11."""
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -43,7 +48,7 @@ class Http11Connection:
             self._is_last = True  # the server may wait for the rest, while h11 takes a last chunk for sent
             # the answer may have come first, and says more
         except h11.LocalProtocolError as error:
-            raise httpx.LocalProtocolError(str(error)) from error
+            raise httpx.LocalProtocolError(_QUOTED.sub("", str(error))) from None  # both may quote a credential
         while True:
             event = await self._receive(timeouts.get("read"))
             if isinstance(event, h11.Response):
