@@ -292,3 +292,16 @@ async def test_a_header_that_http_does_not_know_is_not_quoted(header: tuple[str,
             await client.get(url, headers=[header])
         assert pool_of(client).count == 0
     assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_an_error_of_a_body_is_not_taken_for_one_of_the_connection() -> None:
+    """A body that fails with the error of another connection ends its request with that error."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise httpx.WriteError("another connection")
+
+    async with Acceptor(Server()) as acceptor, client_of(Clock()) as client:
+        with pytest.raises(httpx.WriteError, match="another connection"):
+            await client.post(f"http://127.0.0.1:{await acceptor.open()}/", content=body())
+        assert pool_of(client).count == 0

@@ -44,9 +44,6 @@ class Http11Connection:
         self._stream.start_request() if on_answer is None else self._stream.start_request(on_answer)
         try:
             await self._send(request, timeouts.get("write"))
-        except httpx.WriteError:
-            self._is_last = True  # the server may wait for the rest, while h11 takes a last chunk for sent
-            # the answer may have come first, and says more
         except h11.LocalProtocolError as error:
             raise httpx.LocalProtocolError(_QUOTED.sub("", str(error))) from None  # both may quote a credential
         while True:
@@ -110,17 +107,31 @@ class Http11Connection:
             target = b"%b://%b%b" % (url.raw_scheme, url.netloc, target)
             headers = [*self._forwarding, *headers]
         head = h11.Request(method=request.method, target=target, headers=headers)
-        await self._stream.write(self._encoded(head), timeout=timeout)
+        if not await self._written(head, timeout, is_body=False):
+            return
         if not isinstance(request.stream, httpx.AsyncByteStream):
             raise httpx.LocalProtocolError("a body that can be read only without an event loop")
         async for part in request.stream:
-            if part:
-                await self._stream.write(self._encoded(h11.Data(data=part)), timeout=timeout, is_body=True)
-        if end := self._encoded(_END):
-            await self._stream.write(end, timeout=timeout, is_body=True)
+            if part and not await self._written(h11.Data(data=part), timeout):
+                return
+        await self._written(_END, timeout)
 
-    def _encoded(self, event: h11.Event) -> bytes:
-        return self._state.send(event) or b""
+    async def _written(
+        self,
+        event: h11.Event,
+        timeout: float | None,  # noqa: ASYNC109 see above
+        *,
+        is_body: bool = True,
+    ) -> bool:
+        """Write a part of a request; return False if that failed: the answer may have come first and says more."""
+        data = self._state.send(event)
+        try:
+            if data:
+                await self._stream.write(data, timeout=timeout, is_body=is_body)
+        except httpx.WriteError:
+            self._is_last = True  # the server may wait for the rest, while h11 takes a last chunk for sent
+            return False
+        return True
 
     async def _receive(self, timeout: float | None) -> h11.Event | type[h11.PAUSED]:  # noqa: ASYNC109 see above
         while True:
