@@ -89,7 +89,7 @@ async def test_a_cancelled_request_leaves_no_dropped_connection_open() -> None:
         url = f"{registry.url}/v2/"
         for steps in range(STEPS):
             now = 0.0
-            pool = ConnectionPool(Dialer().open, limit=CROWD, clock=lambda: now)  # noqa: B023 used in this turn
+            pool = ConnectionPool(Dialer().dial, limit=CROWD, clock=lambda: now)  # noqa: B023 used in this turn
             async with httpx.AsyncClient(transport=pool) as client:
                 await asyncio.gather(*(client.get(url) for _ in range(CROWD)))
                 now = KEEP_SECONDS
@@ -135,7 +135,7 @@ async def test_a_request_that_is_cancelled_while_its_body_is_closed_keeps_no_pla
     async with Acceptor(refuse) as acceptor:
         url = httpx.URL(f"http://127.0.0.1:{await acceptor.open()}/")
         for steps in range(STEPS):
-            pool = ConnectionPool(Dialer().open, limit=1)
+            pool = ConnectionPool(Dialer().dial, limit=1)
             async with HttpClient(pool, httpx.Timeout(PATIENCE, pool=None)) as client:
                 sending = exchange(client, "PUT", url, headers={}, body=Body(10**9, parts))
                 request = asyncio.create_task(sending)

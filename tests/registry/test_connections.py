@@ -188,7 +188,7 @@ async def test_a_name_that_no_host_can_have_is_an_error_through_a_proxy_too(
 
     dialer = Dialer(ssl.create_default_context(), httpx.URL(f"{scheme}://127.0.0.1:{await listen(proxy)}"))
     with pytest.raises((httpx.ConnectError, httpx.ProxyError)):
-        await dialer.open(httpx.URL(f"https://{host}/"), None)
+        await dialer.dial(httpx.URL(f"https://{host}/"), None)
 
 
 @pytest.mark.parametrize("login", ["ann:p%C3%A4ss-s3cr3t", f"ann:{'s3cr3t' * 50}", "%C3%A4nn:s3cr3t"])
@@ -214,7 +214,7 @@ async def test_an_answer_that_socks_does_not_know_is_an_error(listen: Listen) ->
 
     dialer = Dialer(proxy=httpx.URL(f"socks5://127.0.0.1:{await listen(proxy)}"))
     with pytest.raises(httpx.ProxyError):
-        await dialer.open(httpx.URL("http://registry.example.test/"), None)
+        await dialer.dial(httpx.URL("http://registry.example.test/"), None)
 
 
 async def test_a_socks_proxy_is_tried_at_each_of_its_addresses(
@@ -236,7 +236,7 @@ async def test_a_socks_proxy_is_tried_at_each_of_its_addresses(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
     dialer = Dialer(proxy=httpx.URL(f"socks5://proxy.example.test:{port}"))
-    connection = await dialer.open(httpx.URL("http://registry.example.test/"), None)
+    connection = await dialer.dial(httpx.URL("http://registry.example.test/"), None)
     connection.close()
 
 

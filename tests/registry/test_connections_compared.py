@@ -149,7 +149,7 @@ async def outcome(transport: httpx.AsyncBaseTransport, url: str, script: Script)
 async def compare(scripts: list[Script]) -> None:
     """Send each script's request over both transports, one after the other."""
     server = Server(scripts)
-    ours = ConnectionPool(Dialer().open, limit=1)  # a place that is lost stops the next request
+    ours = ConnectionPool(Dialer().dial, limit=1)  # a place that is lost stops the next request
     theirs = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
     async with Acceptor(server, limit=200_000) as acceptor, theirs:
         base = f"http://127.0.0.1:{await acceptor.open()}"

@@ -15,7 +15,7 @@ from crossmount.errors import (
 )
 from crossmount.oci import Digest, Repository
 from crossmount.registry import ClientOptions, RegistryClient, RetryPolicy
-from crossmount.registry.http.errors import describe, translated
+from crossmount.registry.http.errors import CUT_WORDS, describe, is_cut, translated
 from crossmount.registry.http.location import shown
 from crossmount.registry.http.transport import (
     ERROR_BYTES_MAX,
@@ -27,6 +27,7 @@ from crossmount.testing import ScriptedRegistry
 from crossmount.testing.acceptor import Acceptor
 from support.certificates import self_signed
 from support.registry_kit import Recorder
+from support.wire import answering
 
 URL = httpx.URL("https://user@r.example.org/v2/x?sig=secret#part")
 
@@ -255,3 +256,36 @@ async def test_a_registry_that_drips_its_answer_is_given_up_at_the_timeout(start
                     await client.head_blob(where, Digest.of(b"layer"))
             with pytest.raises(RegistryUnreachableError):
                 await client.stream_blob(where, Digest.of(b"layer")).__aenter__()
+
+
+@pytest.mark.parametrize("lent", [True, False])
+@pytest.mark.parametrize(
+    ("data", "cut"),
+    [
+        (b"", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n123", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n123", True),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", False),
+    ],
+)
+async def test_a_cut_connection_has_a_known_text(data: bytes, *, cut: bool, lent: bool) -> None:
+    """A connection that was cut and an answer that is not HTTP are one exception class with different texts."""
+    transport = httpx.AsyncHTTPTransport() if lent else None
+    async with answering([data]) as url, make_client(ClientOptions(transport=transport)) as client:
+        with pytest.raises(httpx.RemoteProtocolError) as caught:
+            await exchange(client, "GET", httpx.URL(url), headers={})
+    if transport is not None:
+        await transport.aclose()
+    assert is_cut(caught.value) is cut, f"{caught.value} must match {CUT_WORDS}"
+
+
+async def test_a_closed_client_sends_nothing() -> None:
+    """A request over a closed client raises RuntimeError, and nothing is sent."""
+    transport = Recorder(lambda _: httpx.Response(200))
+    client = make_client(ClientOptions(), transport=transport)
+    request = httpx.Request("GET", "https://r.example.org/")
+    assert (await client.handle_async_request(request)).status_code == 200
+    await client.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.handle_async_request(request)
+    assert len(transport.requests) == 1

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +15,10 @@ import pytest
 
 from crossmount.registry.http.channels import Channel, TlsChannel
 from crossmount.registry.http.socket_waiter import SocketWaiter
-from crossmount.registry.http.streams import ByteStream, connect
+from crossmount.registry.http.streams import NetworkStream, connect
 from crossmount.registry.http.tls import os_reason, tls_error
 from crossmount.testing.acceptor import Acceptor
+from support.certificates import self_signed
 
 
 @asynccontextmanager
@@ -205,7 +207,7 @@ async def test_a_connection_that_has_ended_is_not_used_again() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        stream = ByteStream(SocketWaiter(ours), Ended(100))
+        stream = NetworkStream(SocketWaiter(ours), Ended(100))
         assert stream.is_quiet
         await stream.write(b"request", timeout=None)
         assert await stream.read(timeout=None) == b""
@@ -259,3 +261,23 @@ def test_a_negotiation_in_the_middle_waits_for_bytes() -> None:
     assert tls.wants_bytes
     assert tls.receive(10) is None
     assert not tls.holds_bytes
+
+
+async def test_a_server_that_chooses_a_protocol_is_told_http_1(tmp_path: Path) -> None:
+    """TLS offers HTTP/1.1 (ALPN, RFC 7301): some servers speak nothing to a client that names no protocol."""
+    context, authority = self_signed(tmp_path)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    chosen: list[str | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        chosen.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        writer.write(b"seen")
+        await reader.read()
+
+    async with Acceptor(serve, tls=context) as acceptor:
+        stream = await connect("127.0.0.1", await acceptor.open(), timeout=None)
+        trust = ssl.create_default_context(cafile=authority)
+        encrypted = await stream.start_tls(trust, "127.0.0.1", timeout=None)
+        assert await encrypted.read(timeout=None) == b"seen"
+        encrypted.close()
+    assert chosen == ["http/1.1"]

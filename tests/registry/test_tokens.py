@@ -201,7 +201,7 @@ async def test_a_token_for_one_request_is_given_to_one() -> None:
 
 
 async def test_a_fetch_that_is_over_is_not_waited_for() -> None:
-    """A request that comes in the very turn of another one's token gets one too, and spins on none."""
+    """A request that starts at any turn around the end of another's fetch gets a token of its own."""
     realm, cache = Realm(), TokenCache(clock=Clock())
     await wear_out(cache, realm)
     for steps in range(8):

@@ -32,6 +32,7 @@ from crossmount.transfer.registries import Registries
 from support.copies import OPTIONS, copied, gets, is_whole
 from support.images import MadeImage, make_layers, make_layout
 from support.layouts import named, write, write_manifest, write_root
+from support.waiting import PATIENCE
 
 EAGER = Patience(small=100, limit=20)
 
@@ -244,6 +245,17 @@ async def test_credentials_stay_with_their_registry(
     assert not for_a & for_b
     assert f"Basic {pair('one')}" in for_a
     assert f"Basic {pair('two')}" in for_b
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_a_copy_within_a_registry_that_mounts_nothing_ends(image: MadeImage, connections: int) -> None:
+    """However few connections are allowed, the blobs that are fetched leave some to those that are sent."""
+    async with ScriptedRegistry(RegistryOptions(mounts=False)) as registry:
+        await push(image.path, f"{registry.address}/team/app:1", options=OPTIONS)
+        options = replace(OPTIONS, max_connections=connections)
+        async with asyncio.timeout(PATIENCE):
+            await copied(registry, registry, options=options)
+        assert is_whole(registry, "mirror/app", image)
 
 
 async def test_must_mount_is_not_transferred_unless_allowed(

@@ -26,7 +26,7 @@ from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, answer_headers
 from crossmount.registry.http.errors import translated
 from crossmount.registry.http.location import Origin, shown
-from crossmount.registry.http.options import OWNER, SINGLE_USE, ClientOptions
+from crossmount.registry.http.options import LAST_ON_CONNECTION, OWNER, ClientOptions
 from crossmount.registry.http.transport import ERROR_BYTES_MAX, HttpClient
 
 _BODILESS = frozenset({204, 304})
@@ -193,8 +193,7 @@ class Upstream:
                     where = f"{method} {shown(target.url)}"
                     raise InvalidAnswerError(f"{where}: no answer has the status {response.status_code}")
                 if method == "HEAD" or response.status_code in _BODILESS:
-                    response.is_stream_consumed = True
-                    await response.aclose()  # its connection is free for others
+                    await response.aclose()  # its connection can be used again while the caller works
                 yield response
             finally:
                 await response.aclose()
@@ -218,9 +217,9 @@ class Upstream:
             content = body.content if body.size != 0 else None
         extensions: dict[str, Any] = {OWNER: owner} if target.raw is None else {OWNER: owner, "target": target.raw}
         if authorization is not None and not authorizes_request(authorization):
-            extensions[SINGLE_USE] = True
+            extensions[LAST_ON_CONNECTION] = True
         if content is not None or method == "PUT":  # the last request of an upload may have no body
-            extensions["timeout"] = {**self._client.timeout.as_dict(), "read": self._commit_timeout}
+            extensions["timeout"] = {"read": self._commit_timeout}
         request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
         begun = self._clock()
         response = await self._client.handle_async_request(request)

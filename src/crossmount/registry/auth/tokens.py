@@ -18,7 +18,10 @@ _WORN_OUT = 2
 """After so many tokens in a row that were accepted and then refused, tokens are taken to be good for some uses."""
 
 _WORN_OUT_SECONDS = 60.0
+"""How long that is taken for true: then a token is used for any number of requests again."""
+
 _WORN_OUT_KEPT = 64
+"""The most refused tokens that are kept, so that answers which come later are still counted."""
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class _CachedToken:
 
 @dataclass(slots=True)
 class _WornOut:
-    """A token that was refused before its time, and for how many requests it was accepted.
+    """A token that was refused before it expired, and for how many requests it was accepted.
 
     A refusal is often quicker than the answers to the requests that the token was accepted for: they are counted
     when they come.
@@ -101,7 +104,13 @@ class TokenCache:
         return token
 
     def add(self, owner: Hashable, token: Token, *, taken: int = 0) -> None:
-        """Keep a token until it expires; it is taken for so many requests already."""
+        """Keep a token until it expires.
+
+        Args:
+            owner: the challenge and the credential.
+            token: the token.
+            taken: how many requests use it already.
+        """
         life = float("inf") if token.lifetime is None else token.lifetime
         until = self._clock() + life - min(MARGIN_MAX, life / 5)
         cached = self._cached.setdefault(owner, [])
@@ -129,7 +138,7 @@ class TokenCache:
             entry.token = replace(entry.token, asked=asked)
 
     def note_worn_out(self, owner: Hashable, value: str) -> None:
-        """Note that a token was refused before its time; some realms give tokens for a few requests."""
+        """Note that a token was refused before it expired; some realms give tokens for a few requests."""
         entry = self._entry(owner, value)
         if entry is not None:
             worn_out = [*self._worn_out.get(owner, ()), _WornOut(value, entry.accepted, self._clock())]
@@ -160,7 +169,8 @@ class TokenCache:
 
     def _in_flight(self, owner: Hashable, wanted: Wanted) -> _Fetch | None:
         for flight in self._fetches.get(owner, ()):
-            # one that is done has put its token into the cache, where it was taken: to await it would not wait
+            # A fetch that is done stays listed until its callback runs. To await it returns at once, and where its
+            # token is taken, `get` would go round without letting the callback run.
             if not flight.task.done() and covers(flight.wanted.all, wanted.all):
                 return flight
         return None
@@ -170,7 +180,7 @@ class TokenCache:
     ) -> asyncio.Task[Token]:
         async def run() -> Token:
             token = await fetch(wanted)
-            self.add(owner, token, taken=1)  # by the caller that began the fetch, before others that wait for it
+            self.add(owner, token, taken=1)  # by the caller that started the fetch
             return token
 
         task = asyncio.create_task(run())

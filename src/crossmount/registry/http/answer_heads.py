@@ -15,10 +15,6 @@ _STATUS_BYTES = len(b"HTTP/1.1 200")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
-class InterimFloodError(httpx.RemoteProtocolError):
-    """Too many interim answers, or one that is too long."""
-
-
 class AnswerHeads:
     """Finds the final answer among interim ones, in bytes as they come. No I/O.
 
@@ -37,7 +33,7 @@ class AnswerHeads:
         """Read the next bytes.
 
         Raises:
-            InterimFloodError: there were too many interim answers, or one is too long.
+            httpx.RemoteProtocolError: there were too many interim answers, or one is too long.
         """
         if self.status is not None:
             return
@@ -51,11 +47,13 @@ class AnswerHeads:
                 return
             end = _HEAD_END.search(self._head, self._searched)
             if (len(self._head) if end is None else end.end()) > HEAD_BYTES_MAX:
-                raise InterimFloodError(f"an interim answer (1xx) of more than {HEAD_BYTES_MAX // 1024} KiB")
+                raise httpx.RemoteProtocolError(
+                    f"an interim answer (1xx) of more than {HEAD_BYTES_MAX // 1024} KiB"
+                )
             if end is None:
                 self._searched = max(0, len(self._head) - len(b"\r\n\r"))
                 return
             self.interim, self._searched = self.interim + 1, 0
             del self._head[: end.end()]
             if self.interim > INTERIM_MAX:
-                raise InterimFloodError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")
+                raise httpx.RemoteProtocolError(f"more than {INTERIM_MAX} interim answers (1xx), and no final one")

@@ -16,7 +16,9 @@ _TLS_BYTES = 64 * 1024
 
 
 class Channel(ABC):
-    """A connection's bytes, both ways. A broken connection raises OSError, and so does each use after that.
+    """Sends what a connection can take now, and receives what has come; never waits.
+
+    A broken connection raises OSError, and so does each use after that.
 
     Attributes:
         tls: the TLS of the connection; None if it has none.

@@ -117,7 +117,7 @@ class Connections(httpx.AsyncBaseTransport):
                 proxy,
                 self._trust.context(for_registry=False) if proxy is not None and proxy.scheme == "https" else None,
             )
-            self._pools[route] = ConnectionPool(dialer.open, limit=self._limit)
+            self._pools[route] = ConnectionPool(dialer.dial, limit=self._limit)
         return self._pools[route]
 
     async def _explain(self, origin: Origin, error: httpx.TransportError) -> None:
@@ -145,10 +145,10 @@ class Connections(httpx.AsyncBaseTransport):
         request = httpx.Request("GET", f"{origin}/v2/")
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                connection = await Dialer().open(request.url, None)
+                connection = await Dialer().dial(request.url, None)
                 try:
-                    answer = await connection.ask(request)
-                    first = await connection.read(timeout=None)
+                    answer = await connection.send(request)
+                    first = await connection.read()
                 finally:
                     connection.close()
         except (httpx.HTTPError, TimeoutError):

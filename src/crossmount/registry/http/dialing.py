@@ -3,7 +3,6 @@
 HTTP proxies: RFC 9110, 9.3.6, and RFC 9112, 3.2.2. SOCKS: python-socks.
 """
 
-import asyncio
 import base64
 import socket
 import ssl
@@ -13,7 +12,7 @@ import httpx
 
 from crossmount._dataclass import dataclass
 from crossmount.registry.http.http11 import Http11Connection, RawHeaders
-from crossmount.registry.http.streams import ByteStream, connect, connect_failure, connected_socket
+from crossmount.registry.http.streams import NetworkStream, connect, connected_socket, opened
 
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _NO_LIMIT = 1e9
@@ -34,7 +33,7 @@ class Dialer:
     proxy: httpx.URL | None = None
     proxy_context: ssl.SSLContext | None = None
 
-    async def open(self, url: httpx.URL, timeout: float | None) -> Http11Connection:  # noqa: ASYNC109 a number
+    async def dial(self, url: httpx.URL, timeout: float | None) -> Http11Connection:  # noqa: ASYNC109 a number
         """Open a connection to the host of a URL.
 
         Args:
@@ -75,7 +74,7 @@ def _authorization(proxy: httpx.URL) -> RawHeaders:
 
 
 async def _tunnel(
-    stream: ByteStream,
+    stream: NetworkStream,
     proxy: httpx.URL,
     host: str,
     port: int,
@@ -91,7 +90,7 @@ async def _tunnel(
     )
     connection = Http11Connection(stream)
     try:
-        answer = await connection.ask(request)
+        answer = await connection.send(request)
     except BaseException as error:
         connection.close()
         if isinstance(error, httpx.TimeoutException):
@@ -104,7 +103,7 @@ async def _tunnel(
         raise httpx.ProxyError(f"{answer.status_code} {bytes(answer.reason).decode('ascii', 'ignore')}")
 
 
-async def _through_socks(proxy: httpx.URL, host: str, port: int, timeout: float | None) -> ByteStream:  # noqa: ASYNC109
+async def _through_socks(proxy: httpx.URL, host: str, port: int, timeout: float | None) -> NetworkStream:  # noqa: ASYNC109
     """Connect to a host through a SOCKS proxy, which looks the host up."""
     from python_socks import ProxyError, ProxyType  # noqa: PLC0415 an extra
     from python_socks.async_.asyncio import Proxy  # noqa: PLC0415 an extra
@@ -116,15 +115,11 @@ async def _through_socks(proxy: httpx.URL, host: str, port: int, timeout: float 
     straight = cast("Any", _Straight())  # python-socks tries one address of a proxy alone
     via = Proxy(ProxyType.SOCKS5, name, at, username=user[0], password=user[1], rdns=True, forward=straight)
     try:
-        async with asyncio.timeout(timeout):
-            connected = await via.connect(host, port, _NO_LIMIT)
+        return await opened(via.connect(host, port, _NO_LIMIT), timeout=timeout)
     except ProxyError as error:
         raise httpx.ProxyError(str(error)) from error
-    except OSError as error:
-        raise connect_failure(error)  # noqa: B904 it has its cause
     except ValueError as error:  # python-socks does not look at what it encodes and decodes
         raise httpx.ProxyError("the host's name, or its answer, is none that SOCKS knows") from error
-    return ByteStream.over(connected)
 
 
 class _Straight:

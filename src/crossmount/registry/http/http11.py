@@ -1,4 +1,4 @@
-"""One connection that speaks HTTP/1.1 (RFC 9112), for one request after the other. h11 knows the protocol."""
+"""An HTTP/1.1 client connection (RFC 9112), one request at a time: h11 parses and formats, this does the I/O."""
 
 import re
 
@@ -6,11 +6,10 @@ import h11
 import httpx
 
 from crossmount.registry.http.answer_heads import HEAD_BYTES_MAX
-from crossmount.registry.http.options import ON_ANSWER, SINGLE_USE
-from crossmount.registry.http.streams import ByteStream
+from crossmount.registry.http.options import LAST_ON_CONNECTION, ON_ANSWER
+from crossmount.registry.http.streams import NetworkStream
 
 _END = h11.EndOfMessage()
-
 _QUOTED = re.compile(r" b['\"].*", re.DOTALL)
 """The header in a text of h11."""
 
@@ -25,45 +24,42 @@ class Http11Connection:
         forwarding: the headers that a proxy wants in each request that it forwards; None without one.
     """
 
-    def __init__(self, stream: ByteStream, *, forwarding: RawHeaders | None = None) -> None:
+    def __init__(self, stream: NetworkStream, *, forwarding: RawHeaders | None = None) -> None:
         self._stream = stream
         self._forwarding = forwarding
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._is_last = False
+        self._read_timeout: float | None = None
 
-    async def ask(self, request: httpx.Request) -> h11.Response | h11.InformationalResponse:
+    async def send(self, request: httpx.Request) -> h11.Response:
         """Send a request, and return the head of its final answer.
 
         Raises:
-            httpx.TransportError: the request is none that HTTP knows, or there is no answer.
+            httpx.TransportError: the request is not valid HTTP, or there is no answer.
         """
         extensions = request.extensions
         timeouts = extensions.get("timeout", {})
-        self._is_last = SINGLE_USE in extensions
-        on_answer = extensions.get(ON_ANSWER)
-        self._stream.start_request() if on_answer is None else self._stream.start_request(on_answer)
+        self._is_last = LAST_ON_CONNECTION in extensions
+        self._read_timeout = timeouts.get("read")
+        self._stream.start_request(extensions.get(ON_ANSWER))
         try:
             await self._send(request, timeouts.get("write"))
         except h11.LocalProtocolError as error:
             raise httpx.LocalProtocolError(_QUOTED.sub("", str(error))) from None  # both may quote a credential
-        while True:
-            event = await self._receive(timeouts.get("read"))
-            if isinstance(event, h11.Response):
-                names = {name for name, _ in event.headers}
-                # the sender may mean what follows one of two lengths as another answer (RFC 9112, 6.3)
-                self._is_last |= {b"transfer-encoding", b"content-length"} <= names
-                return event
-            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
-                return event
+        while not isinstance(event := await self._receive(), h11.Response):
+            pass
+        # with both headers, two readers may disagree where the body ends (RFC 9112, 6.3)
+        self._is_last |= {b"transfer-encoding", b"content-length"} <= {name for name, _ in event.headers}
+        return event
 
-    async def read(self, *, timeout: float | None) -> bytes:  # noqa: ASYNC109 httpx's, a number
+    async def read(self) -> bytes:
         """Return the next bytes of the answer's body, b"" at its end.
 
         Raises:
             httpx.TransportError: the answer ends early, or is not HTTP.
         """
         while True:
-            event = await self._receive(timeout)
+            event = await self._receive()
             if not isinstance(event, h11.Data):
                 return b""
             if event.data:
@@ -72,8 +68,8 @@ class Http11Connection:
     def finish(self) -> bool:
         """End an exchange, without waiting; return whether another one may follow on this connection.
 
-        None may if the answer has not come whole, if bytes came after its end, or if its end is not certain: what
-        follows would be taken for the next request's answer, which may be another caller's (RFC 9112, 6.3, 11.1).
+        None may if the answer is incomplete, if bytes follow it, or if its end is not certain: they would be read
+        as the next request's answer, which may be another caller's (RFC 9112, 6.3, 11.1).
         """
         state = self._state
         try:
@@ -100,7 +96,9 @@ class Http11Connection:
         """Close the connection; what waits for it fails."""
         self._stream.close()
 
-    async def _send(self, request: httpx.Request, timeout: float | None) -> None:  # noqa: ASYNC109 see above
+    async def _send(self, request: httpx.Request, timeout: float | None) -> None:  # noqa: ASYNC109 httpx's, a number
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise httpx.LocalProtocolError("the request's body has no async iterator")
         url, headers = request.url, request.headers.raw
         target = request.extensions.get("target", url.raw_path)
         if self._forwarding is not None:
@@ -109,8 +107,6 @@ class Http11Connection:
         head = h11.Request(method=request.method, target=target, headers=headers)
         if not await self._written(head, timeout, is_body=False):
             return
-        if not isinstance(request.stream, httpx.AsyncByteStream):
-            raise httpx.LocalProtocolError("a body that can be read only without an event loop")
         async for part in request.stream:
             if part and not await self._written(h11.Data(data=part), timeout):
                 return
@@ -133,7 +129,7 @@ class Http11Connection:
             return False
         return True
 
-    async def _receive(self, timeout: float | None) -> h11.Event | type[h11.PAUSED]:  # noqa: ASYNC109 see above
+    async def _receive(self) -> h11.Event | type[h11.PAUSED]:
         while True:
             try:
                 event = self._state.next_event()
@@ -141,7 +137,8 @@ class Http11Connection:
                 raise httpx.RemoteProtocolError(str(error)) from error
             if event is not h11.NEED_DATA:
                 return event  # type: ignore[return-value] # mypy does not narrow h11's sentinels
-            data = await self._stream.read(timeout=timeout)
+            data = await self._stream.read(timeout=self._read_timeout)
             if not data and self._state.their_state is h11.SEND_RESPONSE:
+                # httpcore's words, which `errors.CUT_WORDS` recognises
                 raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
             self._state.receive_data(data)

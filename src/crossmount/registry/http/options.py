@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 OWNER = "crossmount.owner"
 """The text that names whose the request is. Owners share no connections."""
 
-SINGLE_USE = "crossmount.single_use"
-"""No other request may follow on its connection; any value."""
+LAST_ON_CONNECTION = "crossmount.last_on_connection"
+"""The connection is closed after this request, whatever the value."""
+
+STREAMED = "crossmount.streamed"
+"""The answer is read as it comes, perhaps into another request; any value."""
 
 ON_ANSWER = "crossmount.on_answer"
 """A function without arguments; it is called when the final answer begins."""
@@ -113,7 +116,8 @@ class ClientOptions:
             object storage may take minutes to store a large blob.
         chunk_size: the most bytes of a blob in one request, where a front end limits the size of requests; None
             sends each blob in one request.
-        max_connections: the most connections to one registry.
+        max_connections: the most connections to one registry; its token service, its storage, and blobs that
+            are fetched have as many of their own.
         retry: when a request is sent again: a `RetryPolicy`, or an `AsyncRetrying` or `Retrying` of tenacity, of
             which the strategies `wait` and `stop` are used. Which failures are worth another attempt is decided
             here, and a Retry-After counts more than `wait`.

@@ -1,11 +1,11 @@
-"""Connections on asyncio's sockets. They notice an answer while a request's body is still being sent.
+"""Connections on non-blocking sockets, awaited with asyncio. They notice an answer while a body is sent.
 
 A gateway that refuses an upload answers as soon as it has read the headers, and hangs up soon after (RFC 9110,
-15.5.14; RFC 9112, 9.5). An answer that is looked for only after the body is lost by then. `ByteStream` looks for
-it before each part of a body and while it waits to send one, and ends the body when a refusal comes. Interim
-answers (1xx) do not end it, and too many are an error.
+15.5.14; RFC 9112, 9.5). An answer that is looked for only after the body is lost by then. `NetworkStream`
+looks for it before each part of a body and while it waits to send one, and ends the body when a refusal comes.
+Interim answers (1xx) do not end it, and too many are an error.
 
-No part of a body is copied. Errors are httpx's.
+Errors are httpx's.
 """
 # ruff: noqa: ASYNC109 each step of a request has its own time-out, which httpx hands on as a number
 
@@ -14,7 +14,7 @@ import re
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohappyeyeballs
@@ -31,12 +31,8 @@ NEXT_ADDRESS_SECONDS = 0.25
 _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
-def _nothing() -> None:
-    """Do nothing."""
-
-
-class ByteStream:
-    """A connection's bytes, both ways.
+class NetworkStream:
+    """Reads and writes a connection, and waits on the event loop. Notices an answer while a body is sent.
 
     Args:
         waiter: waits for the socket.
@@ -48,17 +44,10 @@ class ByteStream:
         self._channel = channel
         self.start_request()
 
-    @classmethod
-    def over(cls, connected: socket.socket) -> "ByteStream":
-        """Return the bytes of a connected socket that does not block."""
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return cls(SocketWaiter(connected), SocketChannel(connected))
-
-    def start_request(self, on_answer: Callable[[], None] = _nothing) -> None:
+    def start_request(self, on_answer: Callable[[], None] | None = None) -> None:
         """Forget the answer before; call `on_answer` when the final answer to the next request begins."""
         self._heads = AnswerHeads()
         self._on_answer = on_answer
-        self._is_announced = False
         self._buffer = bytearray()
         self._is_at_end = False
         self._failure: Exception | None = None
@@ -147,9 +136,9 @@ class ByteStream:
         else:
             data = await self._receive(timeout)
             self._heads.feed(data)
-        if self._heads.status is not None and not self._is_announced:
-            self._is_announced = True
-            self._on_answer()
+        if self._heads.status is not None and self._on_answer is not None:
+            on_answer, self._on_answer = self._on_answer, None
+            on_answer()
         return data
 
     async def _receive(self, timeout: float | None) -> bytes:
@@ -173,13 +162,14 @@ class ByteStream:
         """Close the connection; what waits for it fails."""
         self._waiter.close()
 
-    async def start_tls(self, context: ssl.SSLContext, host: str, *, timeout: float | None) -> "ByteStream":
+    async def start_tls(self, context: ssl.SSLContext, host: str, *, timeout: float | None) -> "NetworkStream":
         """Return the connection with TLS on it; close it if that fails, or if the caller is cancelled.
 
         Raises:
             httpx.ConnectError: TLS failed, or the connection did.
             httpx.ConnectTimeout: it took too long.
         """
+        context.set_alpn_protocols(["http/1.1"])
         try:
             channel = TlsChannel(self._channel, context, host)
             async with asyncio.timeout(timeout):
@@ -196,7 +186,7 @@ class ByteStream:
             if isinstance(error, ValueError):  # a proxy was asked for it without a look-up here
                 raise httpx.ConnectError("no host has such a name") from error
             raise
-        return ByteStream(self._waiter, channel)
+        return NetworkStream(self._waiter, channel)
 
     @property
     def holds_bytes(self) -> bool:
@@ -209,7 +199,7 @@ class ByteStream:
         return not (self._is_at_end or self.holds_bytes or _is_readable(self._waiter.socket))
 
 
-async def connect(host: str, port: int, *, timeout: float | None) -> ByteStream:
+async def connect(host: str, port: int, *, timeout: float | None) -> NetworkStream:
     """Connect to a host, at whichever of its addresses answers first.
 
     Args:
@@ -221,35 +211,41 @@ async def connect(host: str, port: int, *, timeout: float | None) -> ByteStream:
         httpx.ConnectError: no connection.
         httpx.ConnectTimeout: none in time.
     """
+    return await opened(connected_socket(host, port), timeout=timeout)
+
+
+async def opened(connecting: Awaitable[socket.socket], *, timeout: float | None) -> NetworkStream:
+    """Return the stream of a socket that is being connected; the errors are those of `connect`.
+
+    Args:
+        connecting: returns a socket that does not block.
+        timeout: seconds; None sets no limit.
+    """
     try:
         async with asyncio.timeout(timeout):
-            connected = await connected_socket(host, port)
+            connected = await connecting
     except OSError as error:
-        raise connect_failure(error)  # noqa: B904 it has its cause
-    return ByteStream.over(connected)
+        cause = _with_number(error)
+        raise _translated(cause, httpx.ConnectError, httpx.ConnectTimeout) from cause
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return NetworkStream(SocketWaiter(connected), SocketChannel(connected))
 
 
 async def connected_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that is connected to a host, as `connect` does it.
+    """Return a socket that is connected to a host, at whichever of its addresses answers first.
 
     Raises:
-        OSError: no connection; `connect_failure` turns it into httpx's error.
+        OSError: no connection.
     """
     return await aiohappyeyeballs.start_connection(
         await _addresses(host, port), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
     )
 
 
-def connect_failure(error: OSError) -> Exception:
-    """Return httpx's error for a connection that could not be made, with the system's number for its cause.
-
-    Where a host's addresses fail in several ways, only the text has numbers.
-    """
+def _with_number(error: OSError) -> OSError:
+    """Return an error with a number: where a host's addresses fail in several ways, only the text has them."""
     first = _NUMBER.search(str(error)) if error.errno is None else None
-    cause = error if first is None else OSError(int(first[1]), str(error))
-    failure = _translated(cause, httpx.ConnectError, httpx.ConnectTimeout)
-    failure.__cause__ = cause
-    return failure
+    return error if first is None else OSError(int(first[1]), str(error))
 
 
 async def _addresses(host: str, port: int) -> list[Any]:

@@ -20,10 +20,10 @@ from crossmount._secrets import mask_forms, mask_values, scrub, secrets_in
 from crossmount.registry.credentials.authfiles import NO_CREDENTIALS
 from crossmount.registry.http.certificates import TrustStore
 from crossmount.registry.http.connections import Connections
-from crossmount.registry.http.lent_transport import LentTransport
 from crossmount.registry.http.location import Origin, shown
-from crossmount.registry.http.options import ON_ANSWER, ClientOptions
+from crossmount.registry.http.options import ON_ANSWER, STREAMED, ClientOptions
 from crossmount.registry.http.outbound_proxy import ProxyRules
+from crossmount.registry.http.user_transport import UserTransport
 
 _log = logging.getLogger(__name__)
 
@@ -90,16 +90,16 @@ class Answer:
 
 
 class HttpClient(httpx.AsyncBaseTransport):
-    """Sends requests as they are, within the usual times. It has no headers, credentials or cookies of its own.
+    """Sends each request unchanged, with default time-outs. It has no headers, credentials or cookies of its own.
 
     Args:
         transport: sends them; it is closed with the client.
-        timeout: of requests that set none.
+        timeout: the default time-outs.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, timeout: httpx.Timeout) -> None:
         self._transport = transport
-        self.timeout = timeout
+        self._timeouts = timeout.as_dict()
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -111,7 +111,8 @@ class HttpClient(httpx.AsyncBaseTransport):
         """
         if self._is_closed:
             raise RuntimeError("Cannot send a request, as the client has been closed.")  # httpx's words
-        request.extensions = {"timeout": self.timeout.as_dict(), **request.extensions}
+        given = request.extensions.get("timeout", {})
+        request.extensions = {**request.extensions, "timeout": {**self._timeouts, **given}}
         response = await self._transport.handle_async_request(request)
         response.request = request
         return response
@@ -144,7 +145,7 @@ def make_client(
     """
     if transport is None:
         own = options.transport
-        transport = _connections(options, registry) if own is None else LentTransport(own)
+        transport = _connections(options, registry) if own is None else UserTransport(own)
     if wrap is not None:
         transport = wrap(transport)
     return HttpClient(
@@ -225,7 +226,9 @@ async def exchange(
         content = body.open() if body.size else None
     extensions: dict[str, Any] = {}
     if read_timeout is not None:
-        extensions["timeout"] = {**client.timeout.as_dict(), "read": read_timeout}
+        extensions["timeout"] = {"read": read_timeout}
+    if streamed:
+        extensions[STREAMED] = True
     if on_answer is not None:
         extensions[ON_ANSWER] = on_answer
     started = time.monotonic()

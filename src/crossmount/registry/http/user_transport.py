@@ -1,4 +1,4 @@
-"""A user's own transport: its maker closes it, and it must not log what we send.
+"""A transport that the user made: we do not close it, and it must not log what we send.
 
 httpx's own transports log every header of an answer at the level DEBUG, and a Location may hold a signature. A
 filter drops these lines for our own requests; another use of httpx in the program logs as before.
@@ -17,8 +17,10 @@ LOGGERS = ("httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore
 _ours: ContextVar[bool] = ContextVar("crossmount_request", default=False)
 
 
-class LentTransport(httpx.AsyncBaseTransport):
-    """A user's transport, which many clients may share.
+class UserTransport(httpx.AsyncBaseTransport):
+    """Sends over the user's transport, and keeps our requests out of httpcore's logs.
+
+    Many clients may share it; its `aclose`, the base class's, closes nothing.
 
     Args:
         transport: the user's.
