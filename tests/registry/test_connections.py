@@ -130,6 +130,23 @@ async def test_a_dead_proxy_is_named_without_its_password(
     assert "PROXYSECRET" not in str(caught.value)
 
 
+async def test_a_tunnel_that_fails_once_is_asked_for_again(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that cannot reach the registry just now (503) is asked again."""
+    answers = [b"HTTP/1.1 503 Service Unavailable", b"HTTP/1.1 403 Forbidden"]
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0) + b"\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{await listen(proxy)}")
+    with pytest.raises(RegistryUnreachableError, match="refused: 403 Forbidden"):
+        await head("registry.example.test", TLS)
+    assert not answers
+
+
 async def test_a_proxy_that_refuses_is_named(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error for a refused tunnel has the proxy's own status."""
 

@@ -81,7 +81,7 @@ def test_the_usual_spellings_of_a_proxy_are_read(given: str, read: str) -> None:
     assert proxied("http://r.example/", ALL_PROXY=given) == read
 
 
-@pytest.mark.parametrize("given", ["ftp://proxy.example", "http://", "http://x:port"])
+@pytest.mark.parametrize("given", ["ftp://proxy.example", "http://", "http://x:port", "http://x:99999"])
 def test_what_is_no_proxy_is_refused_by_its_variable(given: str) -> None:
     """The error names the variable, and never repeats a password."""
     with pytest.raises(InvalidInputError, match=r"^HTTPS_PROXY: not the URL of a proxy"):

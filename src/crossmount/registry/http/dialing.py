@@ -15,6 +15,9 @@ from crossmount.registry.http.http11 import Http11Connection, RawHeaders
 from crossmount.registry.http.streams import NetworkStream, connect, connected_socket, opened
 
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_PASSING = frozenset({429, 502, 503, 504})
+"""What a proxy answers if it cannot reach the host just now: another attempt may succeed."""
+
 _NO_LIMIT = 1e9
 """A time-out for python-socks that never ends: None would mean one of its own."""
 
@@ -100,7 +103,8 @@ async def _tunnel(
         raise
     if not 200 <= answer.status_code <= 299:
         connection.close()
-        raise httpx.ProxyError(f"{answer.status_code} {bytes(answer.reason).decode('ascii', 'ignore')}")
+        refusal = httpx.ConnectError if answer.status_code in _PASSING else httpx.ProxyError
+        raise refusal(f"{answer.status_code} {bytes(answer.reason).decode('ascii', 'ignore')}")
 
 
 async def _through_socks(proxy: httpx.URL, host: str, port: int, timeout: float | None) -> NetworkStream:  # noqa: ASYNC109

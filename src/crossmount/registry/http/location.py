@@ -12,7 +12,7 @@ from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidAnswerError
 
 _PORTS = {"http": 80, "https": 443}
-_PORT_MAX = 65535
+PORT_MAX = 65535
 _URL_MAX = 16 * 1024
 
 
@@ -92,7 +92,7 @@ def parse_url(text: str) -> httpx.URL | None:
 
 def is_plain(url: httpx.URL) -> bool:
     """Return whether `url` is an absolute http or https URL without a user name."""
-    return url.scheme in _PORTS and bool(url.host) and not url.userinfo and (url.port or 0) <= _PORT_MAX
+    return url.scheme in _PORTS and bool(url.host) and not url.userinfo and (url.port or 0) <= PORT_MAX
 
 
 def with_query(url: httpx.URL, addition: str) -> httpx.URL:

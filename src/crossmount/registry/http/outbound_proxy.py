@@ -18,6 +18,7 @@ import httpx
 
 from crossmount._dataclass import dataclass
 from crossmount.errors import InvalidInputError
+from crossmount.registry.http.location import PORT_MAX
 
 _SCHEMES = {"http", "https", "socks5", "socks5h"}
 _PORTS = {"http": 80, "https": 443}
@@ -135,7 +136,7 @@ def _proxy_url(text: str, variable: str) -> httpx.URL:
         url = httpx.URL(text if "://" in text else f"http://{text}")
         if url.scheme == "socks":
             url = url.copy_with(scheme="socks5")
-        is_proxy = url.scheme in _SCHEMES and bool(url.host)
+        is_proxy = url.scheme in _SCHEMES and bool(url.host) and (url.port or 0) <= PORT_MAX
     except (httpx.InvalidURL, TypeError, ValueError):
         is_proxy = False
     if not is_proxy:
