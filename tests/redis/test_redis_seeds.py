@@ -11,8 +11,10 @@ from crossmount.index.blocking import inline
 from crossmount.index.blocking import open_index as open_blocking
 from crossmount.redis.address import Node
 from crossmount.redis.cluster import ClusterClient, Pools, ServerRequest
+from crossmount.redis.connection import connect
 from crossmount.redis.replies import Command, ReplyReader
 from crossmount.redis.routing import CLUSTER_SLOTS
+from crossmount.redis.url import parse_url
 from redis import exceptions
 from support.cluster import Cluster
 from support.index_kit import Clock, layer, repo
@@ -54,6 +56,17 @@ async def test_a_master_is_found_behind_three_silent_sentinels(sentinels: Sentin
                 client.wait(2, 0)
             assert await index.sources(ONE, DEST) == (A,)
             await index.aclose()
+
+
+def test_a_sentinel_that_is_still_asked_at_the_close_keeps_no_connection(sentinels: Sentinels) -> None:
+    """A connection to a sentinel that is opened while the client closes is closed when its answer has come."""
+    client: Any = connect(parse_url(sentinels.url))
+    pool = client._clients[1].connection_pool
+    connection = pool.get_connection()
+    client.close()
+    connection.connect()
+    pool.release(connection)
+    assert connection._sock is None
 
 
 @both

@@ -2,7 +2,7 @@
 
 import importlib.util
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -151,8 +151,8 @@ class _Maker:
         also = () if sentinels is None else sentinels.sentinels
         return ServerClient(redis.Redis.from_pool(pool), self._address.where, self._secrets, also)
 
-    def _pool(self, node: Node | None, *, retries: int) -> Pool:
-        """Make the pool of one server; without a node, of the unix socket."""
+    def _pool(self, node: Node | None, *, retries: int, settings: Mapping[str, Any] | None = None) -> Pool:
+        """Make the pool of one server, with the index's settings by default; without a node, of the socket."""
         address = self._address
         kind = (
             redis.UnixDomainSocketConnection
@@ -165,7 +165,7 @@ class _Maker:
             connection_class=kind,
             retry=Retry(NoBackoff(), retries),
             **({"path": address.path} if node is None else {"host": node[0], "port": node[1]}),
-            **self._server,
+            **(self._server if settings is None else settings),
         )
         bound_by_call(pool)
         return pool
@@ -191,18 +191,9 @@ class _Maker:
         return found
 
     def _sentinels(self) -> Sentinels:
-        sentinels = Sentinels(
-            self._address.nodes,
-            sentinel_kwargs={
-                **self._common,
-                **self._secure,
-                **self._login(credential_provider(self._address.sentinel_login, self._secrets)),
-                "retry": Retry(NoBackoff(), 0),
-            },
-        )
-        for client in sentinels.sentinels:
-            bound_by_call(client.connection_pool)
-        return sentinels
+        login = self._login(credential_provider(self._address.sentinel_login, self._secrets))
+        pools = [self._pool(node, retries=0, settings={**self._common, **login}) for node in self._address.nodes]
+        return Sentinels([redis.Redis.from_pool(pool) for pool in pools])
 
     def _sentinel_client(self, *, from_replicas: bool) -> ServerClient:
         address, sentinels = self._address, self._sentinels()

@@ -10,7 +10,7 @@ Tried with redis-py 6.2.0 and 8.1.0. `tests/redis/test_redis_py.py` fails where 
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -143,8 +143,9 @@ class SentinelPool(redis.sentinel.SentinelConnectionPool, Pool):
 class Sentinels(redis.sentinel.Sentinel):
     """The sentinels, asked together, with errors that do not show redis-py's objects."""
 
-    def __init__(self, *args: Any, clock: Callable[[], float] = time.monotonic, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # redis-py's own gap
+    def __init__(self, clients: Sequence["redis.Redis"], *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]  # redis-py's own gap
+        self.sentinels = list(clients)  # on our pools: an answer that comes after the close leaves nothing open
         self._clock = clock
         self._left_alone: dict[Node, float] = {}  # silent replicas, and until when they get no connections
 
