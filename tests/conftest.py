@@ -16,6 +16,7 @@ settings.load_profile("crossmount")
 pytest_plugins = [
     "support.registries",
     "support.commands",
+    "support.connecting",
     "support.servers",
     "support.places",
     "support.browser",
