@@ -279,6 +279,11 @@ async def test_a_cut_connection_has_a_known_text(data: bytes, *, cut: bool, lent
     assert is_cut(caught.value) is cut, f"{caught.value} must match {CUT_WORDS}"
 
 
+def test_a_connection_that_http_2_ended_was_cut() -> None:
+    """A user's transport may speak HTTP/2, whose end of a connection has a text of its own (httpcore's)."""
+    assert is_cut(httpx.RemoteProtocolError("<ConnectionTerminated error_code:0, last_stream_id:1>"))
+
+
 async def test_a_closed_client_sends_nothing() -> None:
     """A request over a closed client raises RuntimeError, and nothing is sent."""
     transport = Recorder(lambda _: httpx.Response(200))

@@ -42,8 +42,9 @@ _QUOTED = re.compile(r":? *(?:bytearray\()?b(['\"]).*", re.DOTALL)
 _WITHOUT_REASON = re.compile(r"$|\[Errno|All connection attempts failed")
 """Words of httpx below which the operating system's are better ones."""
 
-CUT_WORDS = ("disconnected", "closed connection")
-"""Words of h11, and of ours, for a connection that was cut: one class stands for that and for what is not HTTP."""
+CUT_WORDS = ("disconnected", "closed connection", "ConnectionTerminated")
+"""Words for a connection that was cut: of h11, of ours, and of httpcore on HTTP/2 below a user's transport;
+one class stands for that and for what is not HTTP."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WORDS = {

@@ -108,7 +108,8 @@ class ClientOptions:
         proxy: the HTTP or SOCKS proxy for all requests, instead of those of the environment: its URL, as text or
             of httpx, or an `httpx.Proxy` of a URL and a login.
         transport: an asynchronous transport of httpx that sends all requests instead of our connections; its maker
-            closes it. A registry that only the index names is never asked through it.
+            closes it. A registry that only the index names is never asked through it. Bytes after an answer's end
+            are its affair.
         trusted_realms: hosts outside the registry's domain that may get its credentials.
         connect_timeout: seconds to connect.
         read_timeout: seconds between two bytes of an answer.

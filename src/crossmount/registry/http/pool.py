@@ -59,7 +59,6 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             httpx.TransportError: there is no answer.
             RuntimeError: the pool is closed.
         """
-        self._check_open()
         timeouts = request.extensions.get("timeout", {})
         key: Key = (request.url.raw_host, request.url.port, request.extensions.get(OWNER, ""))
         slots = self._streamed_slots if STREAMED in request.extensions else self._slots
@@ -67,10 +66,10 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         self._running += 1
         connection: Http11Connection | None = None
         try:
-            self._check_open()  # it may have been closed while this waited
+            self._check_open()
             connection = self._take_idle(key) or await self._new(request.url, timeouts.get("connect"))
             self._used.add(connection)
-            self._check_open()
+            self._check_open()  # it may have been closed while this connected
             head = await connection.send(request)
         except BaseException:
             self._release(slots, key, connection)

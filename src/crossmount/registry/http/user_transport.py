@@ -1,6 +1,6 @@
 """A transport that the user made: we do not close it, and it must not log what we send.
 
-httpx's own transports log every header of an answer at the level DEBUG, and a Location may hold a signature. A
+httpx logs every URL whole, and httpcore below it every header of an answer; both may hold a signature. A
 filter drops these lines for our own requests; another use of httpx in the program logs as before.
 """
 
@@ -11,8 +11,15 @@ from contextvars import ContextVar
 
 import httpx
 
-LOGGERS = ("httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
-"""httpcore does not document their names; a test fails if they change."""
+LOGGERS = (
+    "httpx",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "httpcore.socks",
+)
+"""Neither library documents their names; a test fails if they change."""
 
 _ours: ContextVar[bool] = ContextVar("crossmount_request", default=False)
 
