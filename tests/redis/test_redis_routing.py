@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from crossmount.errors import IndexRefusedError
+from crossmount.redis.cluster import PAUSE_SECONDS
 from crossmount.redis.replies import Command, ReplyReader, StartingError
 from crossmount.redis.routing import (
     ATTEMPTS,
@@ -137,6 +138,20 @@ def test_a_redirection_without_end_is_the_reply() -> None:
         routing.add_replies(batch, [exceptions.MovedError(f"3300 {away}") for _ in batch.commands])
     assert rounds == ROUNDS_MAX
     assert isinstance(routing.replies[0], exceptions.MovedError)
+
+
+def test_a_slot_that_is_being_moved_has_half_a_second() -> None:
+    """A command that is sent to and fro while the keys are moved is tried for at least half a second."""
+    routing = CommandRouting([LOW])
+    pauses = 0
+    while not routing.done:
+        batch = only(routing.batches(MAP))
+        is_there = ("ASKING",) in batch.commands
+        routing.add_replies(
+            batch, [b"OK", exceptions.TryAgainError("wait")] if is_there else [exceptions.AskError("3300 h:3")]
+        )
+        pauses += routing.needs_pause
+    assert pauses * PAUSE_SECONDS >= 0.5
 
 
 @pytest.mark.parametrize("error", [exceptions.MovedError("3300 h:1"), exceptions.AskError("3300 h:1")])

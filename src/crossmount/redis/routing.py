@@ -19,8 +19,11 @@ from crossmount.redis.replies import Command
 from crossmount.redis.slots import SlotMap, slot_of
 from redis import exceptions
 
-ROUNDS_MAX = 6
-"""After so many rounds a redirection is the command's reply."""
+ROUNDS_AT_ONCE = 5
+"""After so many rounds a command that is still redirected waits a moment before each other round."""
+
+ROUNDS_MAX = 14
+"""After so many rounds a redirection is the command's reply. The last key of a slot may take half a second."""
 
 ATTEMPTS = 2
 """How often commands are sent to a server that does not answer."""
@@ -101,7 +104,8 @@ class CommandRouting:
         given_up: those among them that get no more commands, and why: masters after two failures.
         needs_map: the next round needs a new map of the slots.
         new_map: a reply to CLUSTER SLOTS and the server that sent it, if one came with the last round.
-        needs_pause: keys of a command are just being moved (TRYAGAIN), so the next round should wait a moment.
+        needs_pause: keys of a command are just being moved (TRYAGAIN, or many redirections), so the next round
+            should wait a moment.
     """
 
     def __init__(
@@ -238,6 +242,7 @@ class CommandRouting:
     def _redirect(self, place: int, reply: Exception, node: Node) -> None:
         """Choose the next server for a command that `node` did not run."""
         self._redirections.pop(place, None)
+        self.needs_pause |= self._round > ROUNDS_AT_ONCE
         if isinstance(reply, exceptions.AskError):
             other = (reply.host or node[0], int(reply.port))
             self._redirections[place] = _Redirection(other, once=not isinstance(reply, exceptions.MovedError))
