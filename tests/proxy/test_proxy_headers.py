@@ -96,7 +96,7 @@ def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
             ("X-Any", "thing"),
         ]
     )
-    assert answer_headers(headers, upstream=UPSTREAM, asked=ASKED) == [
+    assert answer_headers(headers, upstream=UPSTREAM, asked=lambda: ASKED) == [
         (b"docker-content-digest", b"sha256:1"),
         (b"location", b"/v2/a/manifests/1"),
         (b"link", b'</v2/_catalog?n=2&last=b>; rel="next"'),

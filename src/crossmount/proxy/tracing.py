@@ -205,7 +205,7 @@ class Tracing:
         Yields:
             A function that takes the status of the answer.
         """
-        url = request.url
+        url, target = request.url, request.extensions.get("target", request.url.raw_path)
         with self._tracer.start_as_current_span(
             request.method,
             kind=self._trace.SpanKind.CLIENT,
@@ -213,7 +213,7 @@ class Tracing:
                 "http.request.method": request.method,
                 "server.address": url.host,
                 "server.port": url.port or (443 if url.scheme == "https" else 80),
-                "url.full": f"{url.scheme}://{url.netloc.decode('ascii')}{logged_path(url.raw_path.partition(b'?')[0])}",
+                "url.full": f"{url.scheme}://{url.netloc.decode('ascii')}{logged_path(target.partition(b'?')[0])}",
             },
             record_exception=False,  # its text may contain a URL
         ) as span:

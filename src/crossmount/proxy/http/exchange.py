@@ -25,6 +25,7 @@ Charge = Callable[[int, int], None]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WHOLE_BODY_IDLES = 3
 _DISCARDED_MAX = 16 * 1024 * 1024
+_END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 def _charge_nothing(size: int, ahead: int) -> None:
@@ -164,11 +165,18 @@ class Exchange:
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Begin the answer; headers that are not well-formed are left out."""
+        await self._deliver(self._head(status, headers))
+
+    async def send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send a whole answer that has no body."""
+        await self._deliver(self._head(status, headers), _END)
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Message:
         self.status = status
         sent = [pair for pair in self.paths.rewritten(headers) if is_well_formed(*pair)]
         sent = [pair for pair in sent if pair[0] != b"x-request-id"]
         sent.append((b"x-request-id", self.request_id.encode()))
-        await self._deliver({"type": "http.response.start", "status": status, "headers": sent})
+        return {"type": "http.response.start", "status": status, "headers": sent}
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
         """Send a piece of the answer's body, the last one with `more=False`.
@@ -212,9 +220,10 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _deliver(self, message: Message) -> None:
+    async def _deliver(self, *messages: Message) -> None:
         try:
             async with asyncio.timeout(self._idle):
-                await self._send(message)
+                for message in messages:
+                    await self._send(message)
         except TimeoutError:
             raise ClientGoneError from None

@@ -5,7 +5,7 @@ registry builds its Locations from them, and the proxy follows these.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
 import httpx
@@ -140,13 +140,13 @@ def blob_request_headers(headers: Iterable[tuple[bytes, bytes]]) -> HeaderPairs:
     ]
 
 
-def answer_headers(headers: httpx.Headers, *, upstream: Origin, asked: httpx.URL) -> HeaderPairs:
+def answer_headers(headers: httpx.Headers, *, upstream: Origin, asked: Callable[[], httpx.URL]) -> HeaderPairs:
     """Return the headers of an answer for the client, with Location and Link rewritten.
 
     Args:
         headers: the answer's headers.
         upstream: the origin of the registry behind the proxy.
-        asked: the URL of the request.
+        asked: returns the URL of the request.
     """
     pairs = [(name.lower(), value) for name, value in headers.raw]
     dropped = _NOT_SENT_BACK | _named_in_connection(pairs)
@@ -184,13 +184,13 @@ def _urls_in(name: bytes, value: bytes) -> int:
     return 1 if name == b"location" else 0
 
 
-def _rewritten(name: bytes, value: bytes, upstream: Origin, asked: httpx.URL) -> bytes:
+def _rewritten(name: bytes, value: bytes, upstream: Origin, asked: Callable[[], httpx.URL]) -> bytes:
     if name == b"location":
-        return rewritten_location(value.decode("latin-1"), upstream=upstream, asked=asked).encode("latin-1")
+        return rewritten_location(value.decode("latin-1"), upstream=upstream, asked=asked()).encode("latin-1")
     if name == b"link":
         text = value.decode("latin-1")
         return _LINK.sub(
-            lambda match: f"<{rewritten_location(match[1], upstream=upstream, asked=asked)}>", text
+            lambda match: f"<{rewritten_location(match[1], upstream=upstream, asked=asked())}>", text
         ).encode("latin-1")
     return value
 

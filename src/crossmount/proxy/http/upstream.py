@@ -39,12 +39,17 @@ class UpstreamTarget:
     """The URL of a request.
 
     Attributes:
-        url: the URL.
-        raw: path and query, byte for byte as they are sent; None takes them from `url`.
+        base: the URL; only its scheme, host and port count if `raw` is given.
+        raw: path and query, byte for byte as they are sent; None takes them from `base`.
     """
 
-    url: httpx.URL
+    base: httpx.URL
     raw: bytes | None = None
+
+    @property
+    def url(self) -> httpx.URL:
+        """The whole URL. To make it takes a twentieth of the time of a HEAD, so only who needs it does."""
+        return self.base if self.raw is None else self.base.copy_with(raw_path=self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ class Upstream:
     def target(self, raw_path: bytes, query: bytes) -> UpstreamTarget:
         """Return the registry's URL for a path and a query, which must have been checked."""
         raw = raw_path + b"?" + query if query else raw_path
-        return UpstreamTarget(self.base.copy_with(raw_path=raw), raw)
+        return UpstreamTarget(self.base, raw)
 
     def blob_target(self, repository: str, digest: Digest) -> UpstreamTarget:
         """Return the registry's URL of a blob in the repository of this name."""
@@ -173,8 +178,8 @@ class Upstream:
             CredentialsError: the registry rejects the proxy's own credentials.
         """
         owner = "" if auth is None else auth.owner
-        auth = auth if Origin.of(target.url) == self.origin else None
-        with translated(method, target.url):
+        auth = auth if Origin.of(target.base) == self.origin else None
+        with translated(method, lambda: target.url):
             used = None if auth is None else await auth.authorize(None)
             response = await self._send(method, target, headers, used, body, owner)
             try:
@@ -220,7 +225,7 @@ class Upstream:
             extensions[LAST_ON_CONNECTION] = True
         if content is not None or method == "PUT":  # the last request of an upload may have no body
             extensions["timeout"] = {"read": self._commit_timeout}
-        request = httpx.Request(method, target.url, headers=pairs, content=content, extensions=extensions)
+        request = httpx.Request(method, target.base, headers=pairs, content=content, extensions=extensions)
         begun = self._clock()
         response = await self._client.handle_async_request(request)
         if content is None:
@@ -248,10 +253,10 @@ class Upstream:
         """
         if headers is None:
             headers = self.answer_headers(exchange, response)
-        await exchange.start(response.status_code, headers)
         if exchange.method == "HEAD" or response.status_code in _BODILESS:
-            await exchange.write(b"", more=False)
+            await exchange.send_head(response.status_code, headers)
             return
+        await exchange.start(response.status_code, headers)
         async with exchange.watched():
             async for data in response.aiter_raw():
                 await exchange.write(data)
@@ -261,7 +266,8 @@ class Upstream:
 
     def answer_headers(self, exchange: Exchange, response: httpx.Response) -> HeaderPairs:
         """Return the headers of an answer, rewritten for the client."""
-        headers = answer_headers(response.headers, upstream=self.origin, asked=response.request.url)
+        asked = UpstreamTarget(response.request.url, response.request.extensions.get("target"))
+        headers = answer_headers(response.headers, upstream=self.origin, asked=lambda: asked.url)
         if response.status_code in _BODILESS:
             headers = [pair for pair in headers if pair[0] != b"content-length"]
         if Origin.of(response.request.url) != self.origin:

@@ -91,14 +91,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(RequestRefusedError(431, "UNSUPPORTED", "the headers are too large"))
         elif self._header_bytes and self._is_total_reached:
             self._refuse(unavailable("too many bytes of headers at once: try again later"))
-        elif self._deadline is None and self._latest is not None and self._latest.response_complete:
-            self._start_deadline()  # the request was answered before its end, or no request follows
+        elif self._deadline is None and (
+            self._in_headers  # most heads come whole, and need no timer
+            or (self._latest is not None and self._latest.response_complete)  # before its end, or none follows
+        ):
+            self._start_deadline()
 
     def on_message_begin(self) -> None:
-        """Start the deadline of the next request's headers."""
+        """Note that headers come; `data_received` starts their deadline if they are not complete by then."""
         super().on_message_begin()
         self._in_headers = True
-        self._start_deadline()
+        self._cancel_deadline()
         if not self.flow.write_paused:
             self._cancel_unread_timer()
 

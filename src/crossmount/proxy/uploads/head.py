@@ -65,7 +65,7 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
                 if outcome.mounted is not None and head.status in {200, 404}:
                     await core.recorder.record_mount_proof(dest.registry, truthful=head.status == 200)
     assert head is not None, "a mounted blob has an outcome"  # noqa: S101 a promise of ours
-    await exchange.start(head.status, head.headers)  # first: the client need not wait for the accounts below
+    await exchange.send_head(head.status, head.headers)  # first: the client need not wait for the accounts below
     if head.status == 404 and attempt is not None:
         core.expected.note_missing((caller.key, exchange.peer), attempt)
     if head.status == 200:
@@ -73,7 +73,6 @@ async def answer_head(core: Core, exchange: Exchange, route: BlobRoute, caller: 
         core.metrics.count_blob(arrived.label, head.size)
         core.recorder.ledger.note_outcome(dest, route.digest, arrived.label, waited=arrived.waited)
         core.recorder.record_existing(dest, route.digest, head.size)
-    await exchange.write(b"", more=False)
 
 
 async def _ask(core: Core, exchange: Exchange, dest: Repository, digest: Digest, caller: Caller) -> _HeadAnswer:

@@ -5,7 +5,7 @@ What a registry means by an answer is read from its body (distribution specifica
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
@@ -59,7 +59,7 @@ _WORDS = {
 
 
 @contextmanager
-def translated(method: str, url: httpx.URL) -> Iterator[None]:
+def translated(method: str, url: httpx.URL | Callable[[], httpx.URL]) -> Iterator[None]:
     """Turn every exception of httpx into one of ours that names the request's method and URL.
 
     UnicodeError is one of them: httpx decodes the host name of a redirect, and not every host name can be decoded.
@@ -79,7 +79,7 @@ def translated(method: str, url: httpx.URL) -> Iterator[None]:
         UnicodeError,
         ssl.SSLError,
     ) as error:
-        raise _ours(error, f"{method} {shown(url)}") from error
+        raise _ours(error, f"{method} {shown(url() if callable(url) else url)}") from error
 
 
 def is_cut(error: httpx.HTTPError) -> bool:
