@@ -27,7 +27,7 @@ from support.certificates import Authority
 from support.holdings import put_image
 from support.proxies import QUICK, ProxyUnderTest, begin_upload, error_code, proxy_before
 from support.scripted import manifest_of, push_manifest
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 DATA = b"layer" * 1000
 DIGEST = Digest.of(DATA)
@@ -343,3 +343,30 @@ async def test_a_source_that_the_service_may_not_read_is_a_session(tmp_path: Pat
         async with proxy_before(registry.url, auth="service", options=options) as proxy:
             answer = await proxy.client.post(f"/v2/app/blobs/uploads/?mount={DIGEST}&from=secret")
             assert answer.status_code == 202
+
+
+@pytest.mark.parametrize("packets", ["one", "two", "bytes"])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_upgrade_that_is_offered_is_declined(packets: str, chunked: bool) -> None:
+    """A request with a body that offers HTTP/2, as Java's client does, is answered as one without the offer."""
+    content = b"GET /v2/_catalog HTTP/1.1\r\nHost: x\r\n\r\n"  # no request of its own
+    digest = Digest.of(content)
+    head = (
+        f"POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\n"
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+        + ("Transfer-Encoding: chunked\r\n\r\n" if chunked else f"Content-Length: {len(content)}\r\n\r\n")
+    ).encode()
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if chunked else content
+    rest = body + b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    parts = {"one": [head + rest], "two": [head, rest], "bytes": [bytes([byte]) for byte in head + rest]}
+    async with ScriptedRegistry() as registry, proxy_before(registry.url) as proxy:
+        reader, writer = await asyncio.open_connection(*proxy.address)
+        for part in parts[packets]:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+        answers = await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        assert [line.split()[1] for line in answers.splitlines() if line.startswith(b"HTTP/")] == [b"201", b"200"]
+        assert registry.uploads(digest) == 1
+        assert not registry.matching(path="*_catalog*")

@@ -19,6 +19,7 @@ OVERRIDDEN = {
     "on_message_begin": [],
     "on_header": ["name", "value"],
     "on_headers_complete": [],
+    "on_message_complete": [],
     "on_body": ["body"],
     "pause_writing": [],
     "resume_writing": [],
@@ -27,7 +28,7 @@ OVERRIDDEN = {
 }
 """The methods of uvicorn's protocol that ours overrides, with their parameters."""
 
-ATTRIBUTES = {"loop", "connections", "transport", "flow", "headers", "cycle", "pipeline"}
+ATTRIBUTES = {"loop", "connections", "transport", "flow", "headers", "cycle", "parser", "pipeline"}
 """The attributes of uvicorn's protocol that ours reads, as they are before the first request."""
 
 

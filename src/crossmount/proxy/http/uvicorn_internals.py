@@ -8,11 +8,13 @@ It was written and tried with uvicorn 0.54. `tests/proxy/test_proxy_uvicorn.py` 
 another version has changed it.
 """
 
+import array
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -45,6 +47,39 @@ class HeaderTotal:
     taken: int = 0
 
 
+class UpgradeFreeParser(httptools.HttpRequestParser):
+    """Parses a request that offers an upgrade as one without the offer: a server may decline it (RFC 9110, 7.8).
+
+    httptools takes what follows the head of such a request for another protocol: a body would be lost, or parsed
+    as the next request. Here the head is parsed once more, without the offer.
+
+    Args:
+        protocol: receives what is parsed.
+    """
+
+    def __init__(self, protocol: "BoundedProtocol") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+
+    @property
+    def has_offer(self) -> bool:
+        """Whether the request offers an upgrade. CONNECT, which has no other form, does not count."""
+        return self.should_upgrade() and self.get_method() != b"CONNECT"
+
+    def feed_data(self, data: "bytes | bytearray | memoryview | array.array[int]") -> None:
+        """Parse bytes."""
+        while True:
+            try:
+                super().feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self.has_offer:
+                    raise
+                data = self._protocol.head_without_offer() + bytes(data)[upgrade.args[0] :]
+            else:
+                return
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection of a client.
 
@@ -58,6 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
+        self.parser: UpgradeFreeParser = UpgradeFreeParser(self)
         self._deadline: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._in_headers = False
@@ -112,6 +148,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Cancel the deadline, and pass the request on unless there are too many connections or header bytes."""
+        if self.parser.has_offer:
+            return
         self._in_headers, self._header_bytes = False, 0
         self._cancel_deadline()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -123,6 +161,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(unavailable("too many connections, or bytes of headers, at once: try again later"))
         else:
             super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the request, unless its head is parsed once more."""
+        if not self.parser.has_offer:
+            super().on_message_complete()
+
+    def head_without_offer(self) -> bytes:
+        """Return the head of the latest request without the upgrade that it offers."""
+        first = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"\r\n".join([first, *lines, b"", b""])
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body. A single one is not copied: Python returns `b"" + piece` as it is."""
