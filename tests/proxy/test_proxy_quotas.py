@@ -109,6 +109,30 @@ async def test_uploads_at_once_share_a_quota(tmp_path: Path) -> None:
         await until(lambda: len(registry.open_sessions) == len(proxy.app.core.sessions))
 
 
+@pytest.mark.parametrize("query", ["", f"?digest={DIGEST}"], ids=["session", "whole"])
+async def test_uploads_that_start_together_are_counted(tmp_path: Path, query: str) -> None:
+    """Of uploads that start at the same time as many go on as the rule permits; the others leave no session."""
+    text = '[[rule]]\nrepositories = ["*"]\nuploads = 2\n'
+    body = DATA if query else b""
+    head = f"POST /v2/a/blobs/uploads/{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, policy=policy(tmp_path, text)) as proxy,
+    ):
+        clients = [await asyncio.open_connection(*proxy.address) for _ in range(10)]
+        for _, writer in clients:
+            writer.write(head.encode())
+        answers = [asyncio.create_task(reader.readline()) for reader, _ in clients]
+        await until(lambda: sum(answer.done() for answer in answers) >= 8)
+        for _, writer in clients:
+            writer.write(body)
+        statuses = sorted([(await answer).split()[1] for answer in answers])
+        assert statuses == [b"201" if query else b"202"] * 2 + [b"429"] * 8
+        for _, writer in clients:
+            writer.close()
+        await until(lambda: len(registry.open_sessions) == len(proxy.app.core.sessions))
+
+
 async def test_a_mounted_blob_is_not_refused_for_its_bytes(tmp_path: Path) -> None:
     """A client that sends the bytes of a blob that was mounted meanwhile is told so, also beyond the quota."""
     text = '[[rule]]\nrepositories = ["*"]\nbytes_per_day = "2MiB"\n'

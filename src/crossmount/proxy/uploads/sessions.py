@@ -9,9 +9,9 @@ import asyncio
 import re
 import secrets
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import field
 
 from crossmount._dataclass import dataclass
@@ -109,6 +109,7 @@ class ClientSessions:
         self._clock = clock
         self._make_key = make_key
         self._open: OrderedDict[str, ClientSession] = OrderedDict()
+        self._whole: Counter[str] = Counter()
         # owner and repository of each push that was active lately
         self._pushes: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
         self._expected: ExpiringSet[tuple[str, str]] = ExpiringSet(PUSH_IDLE_SECONDS, limit=limit, clock=clock)
@@ -209,6 +210,19 @@ class ClientSessions:
     def is_push_active_in(self, name: str) -> bool:
         """Return whether any caller is pushing into a repository."""
         return any(self.is_pushing(*push) for push in list(self._pushes) if push[1] == name)
+
+    @contextmanager
+    def counted(self, name: str) -> Iterator[None]:
+        """Count an upload into a repository that needs no session, since its bytes come with its first request."""
+        self._whole[name] += 1
+        try:
+            yield
+        finally:
+            self._whole -= Counter([name])
+
+    def uploads(self) -> list[str]:
+        """Return the repository of each upload in progress."""
+        return [*(session.name for session in self._open.values()), *self._whole.elements()]
 
     def all(self) -> list[ClientSession]:
         """Return all sessions."""

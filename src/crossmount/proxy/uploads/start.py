@@ -8,6 +8,7 @@ from crossmount.errors import AccessDeniedError, CredentialsError, CrossmountErr
 from crossmount.mount.findings import needs_proof
 from crossmount.oci import Digest, Repository
 from crossmount.proxy.auth.callers import Caller
+from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
 from crossmount.proxy.http.headers import HeaderPairs, blob_request_headers
 from crossmount.proxy.http.routes import SessionRoute, UploadsRoute
@@ -32,11 +33,10 @@ async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, call
     Raises:
         RequestRefusedError: too many uploads are under way, or the blob may only be mounted and was not.
     """
-    core.sessions.check_capacity(caller.key)
-    core.permissions.check_uploads(route, (session.name for session in core.sessions.all()))
+    request = _StartRequest(core, exchange, route, caller)
+    request.check_room()
     core.sessions.note_push(caller.key, route.name)
     exchange.charge = partial(core.permissions.charge, route.name)
-    request = _StartRequest(core, exchange, route, caller)
     if route.mount is not None:
         await request.mount(route.mount)
     elif route.digest is not None:
@@ -68,6 +68,15 @@ class _StartRequest:
     def dest(self) -> Repository:
         """The repository that the blob is for."""
         return self.core.repository(self.route.name)
+
+    def check_room(self) -> None:
+        """Check that another upload may start.
+
+        Raises:
+            RequestRefusedError: too many are in progress.
+        """
+        self.core.sessions.check_capacity(self.caller.key)
+        self.core.permissions.check_uploads(self.route, self.core.sessions.uploads())
 
     async def open_session(self) -> None:
         """Open a session at the registry, and answer with one of the proxy's."""
@@ -159,7 +168,9 @@ class _StartRequest:
             await self._upload_in_turn(attempt)
             return
         await core.mounter.privacy.wait_until(attempt.answer_at)
-        answer = await self._ask(self.route.query(), body_to_forward(exchange))
+        self.check_room()
+        with core.sessions.counted(attempt.dest.name):
+            answer = await self._ask(self.route.query(), body_to_forward(exchange))
         if answer.status == 201:
             core.recorder.record_blob(attempt.dest, digest, exchange.received)
             core.metrics.count_blob("uploaded", exchange.received)
@@ -177,6 +188,7 @@ class _StartRequest:
         if answer.location is None:
             await self._send(answer)
             return
+        await self._check_room_again(answer)
         session = core.sessions.add(caller.key, name, answer.location, agent=caller.agent)
         try:
             route = SessionRoute(name, session.key, attempt.digest)
@@ -231,6 +243,7 @@ class _StartRequest:
         if answer.location is None:
             await self._send(answer)
             return
+        await self._check_room_again(answer)
         spool = None if route.digest is not None else self._open_spool()
         session = core.sessions.add(caller.key, route.name, answer.location, agent=caller.agent, spool=spool)
         headers = [pair for pair in answer.headers if pair[0] not in _SESSION_HEADERS]
@@ -245,6 +258,14 @@ class _StartRequest:
             return self.core.spool.open(self.caller.key)
         except SpoolFullError:
             return None
+
+    async def _check_room_again(self, answer: _RegistryAnswer) -> None:
+        """Check that the session that the registry opened may be used: others may have started meanwhile."""
+        try:
+            self.check_room()
+        except RequestRefusedError:
+            await self._cancel(answer)
+            raise
 
     async def _cancel(self, answer: _RegistryAnswer | None) -> None:
         """Cancel the session that the registry opened instead of a mount, if there is one."""
