@@ -90,7 +90,7 @@ def test_one_that_fails_is_named_and_the_others_arrive(
     assert done.status == 1
     assert [set(image) >= {"error"} for image in done.document["images"]] == [False, True]
     failed = [line for line in done.err.splitlines() if line.startswith("crossmount: not copied: 400: ")]
-    assert [f"({a.address}/team/app:1 to {b.address}/two:1)" in line for line in failed] == [True]
+    assert [f"(at {b.address}, {a.address}/team/app:1 to {b.address}/two:1)" in line for line in failed] == [True]
     assert done.err.splitlines()[-1] == "crossmount: 1 of 2 images not copied"
 
 
@@ -101,7 +101,7 @@ def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistr
     assert done.status == 4
     lines = done.err.splitlines()
     assert lines[-1].startswith("crossmount: not copied: 403: ")
-    assert f"({a.address}/team/app:1 to {b.address}/app:1)" in lines[-1]
+    assert f"(at {b.address}, {a.address}/team/app:1 to {b.address}/app:1)" in lines[-1]
     assert sum("not copied" in line for line in lines) == 1
     assert done.out == ""
 

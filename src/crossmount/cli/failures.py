@@ -22,8 +22,10 @@ from crossmount.errors import (
     InvalidReferenceError,
     MountRequiredError,
     RegistryError,
+    RegistryRefusedError,
     RegistryUnreachableError,
 )
+from crossmount.oci import Reference
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
 
@@ -108,7 +110,7 @@ def image_message(error: BaseException, *, source: object, dest: object, verb: s
         dest: the reference that it was to be pushed or copied to.
         verb: what was to be done with it: `copied` or `pushed`.
     """
-    images = f"{source} to {dest}"
+    images = f"{_where(error, source, dest)}{source} to {dest}"
     if isinstance(error, MountRequiredError):
         remedy = "; or transfer it with --allow-transfer" if verb == "copied" else ""
         words = f"{_library_message(error, where=images)}{remedy}"
@@ -117,6 +119,14 @@ def image_message(error: BaseException, *, source: object, dest: object, verb: s
     else:
         words = f"{message_of(error)} ({images})"
     return one_line(mask_forms(f"not {verb}: {words}"))
+
+
+def _where(error: BaseException, source: object, dest: object) -> str:
+    """Return the registry that failed, unless it is the only one of the transfer: the request is not shown."""
+    if not isinstance(error, (RegistryUnreachableError, RegistryRefusedError, InvalidAnswerError)):
+        return ""
+    named = {place.registry for place in (source, dest) if isinstance(place, Reference)}
+    return f"at {error.registry}, " if error.registry and named != {error.registry} else ""
 
 
 def _copy_message(error: CopyFailedError) -> str:
