@@ -146,7 +146,7 @@ def test_files_that_are_no_policy(tmp_path: Path) -> None:
         (
             {"upstreams": ("http://a",)},
             '[[rule]]\nrepositories=["a"]\nupstream="b"',
-            "no upstream has the name 'b'",
+            "rule 1: no upstream has the name 'b': there are a",
         ),
         ({"upstreams": ("http://a",)}, '[[rule]]\nrepositories=["a"]\nreaders=["b"]', "need --auth service"),
         ({"upstreams": ("http://a",)}, '[[upstream]]\nurl="http://b/x"', "give https://host"),

@@ -47,12 +47,15 @@ async def test_quotas(tmp_path: Path) -> None:
         refused = await proxy.client.post("/v2/few/b/blobs/uploads/")
         assert (opened.status_code, refused.status_code) == (202, 429)
         assert (error_code(refused), refused.headers["retry-after"]) == ("TOOMANYREQUESTS", "60")
+        assert "too many uploads at once into few/*: this proxy's policy permits 1" in refused.text
         await proxy.client.delete(opened.headers["location"])
         assert (await proxy.client.post("/v2/few/b/blobs/uploads/")).status_code == 202
 
         location = (await proxy.client.post("/v2/small/a/blobs/uploads/")).headers["location"]
         location = (await proxy.client.patch(location, content=b"0123456789")).headers["location"]
-        assert (await proxy.client.post("/v2/small/b/blobs/uploads/")).status_code == 429
+        refused = await proxy.client.post("/v2/small/b/blobs/uploads/")
+        assert refused.status_code == 429
+        assert "too many bytes for today into small/*: this proxy's policy permits 10" in refused.text
         digest = Digest.of(b"0123456789")
         assert (await proxy.client.put(f"{location}?digest={digest}")).status_code == 201
         assert (await proxy.client.head(f"/v2/small/a/blobs/{digest}")).status_code == 200

@@ -164,9 +164,13 @@ class ProxySettings:
                         f"--upstream: two registries have the name {name}: give one as NAME={upstream.url}"
                     )
                 taken[name] = upstream.name
-        unknown = {rule.upstream for rule in policy.rules} - {"", *(upstream.name for upstream in found)}
-        if unknown:
-            raise InvalidInputError(f"{self.policy}: rule: no upstream has the name {min(unknown)!r}")
+        names = {upstream.name for upstream in found}
+        for number, rule in enumerate(policy.rules, 1):
+            if rule.upstream and rule.upstream not in names:
+                raise InvalidInputError(
+                    f"{self.policy}: rule {number}: no upstream has the name {rule.upstream!r}: "
+                    f"there are {', '.join(sorted(names))}"
+                )
         return tuple(found)
 
     def _upstream(self, where: str, name: str, url: str) -> UpstreamSettings:

@@ -87,7 +87,9 @@ class Permissions:
         rule = self._rule(route.name)
         if rule.uploads is not None and sum(self._rule(name) is rule for name in open_uploads) >= rule.uploads:
             where = ", ".join(rule.repositories)
-            raise OverQuotaError(f"{where}: {rule.uploads} uploads are under way, which are the most at once")
+            raise OverQuotaError(
+                f"too many uploads at once into {where}: this proxy's policy permits {rule.uploads}"
+            )
 
     def charge(self, name: str, size: int, ahead: int) -> None:
         """Count bytes that a client has sent for a repository, against the quota of the day.
@@ -107,7 +109,9 @@ class Permissions:
         self._bytes[rule.repositories] += size
         if self._bytes[rule.repositories] + ahead > rule.bytes_per_day:
             where = ", ".join(rule.repositories)
-            raise OverQuotaError(f"{where}: too few bytes are left of {rule.bytes_per_day} a day")
+            raise OverQuotaError(
+                f"too many bytes for today into {where}: this proxy's policy permits {rule.bytes_per_day}"
+            )
 
     def may_push(self, caller: Caller, name: str) -> bool:
         """Return whether a caller may write to a repository, by its token and by the policy: a HEAD mounts too."""
