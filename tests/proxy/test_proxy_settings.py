@@ -80,6 +80,20 @@ async def test_a_registry_that_does_not_serve_is_named_at_the_start(
         await serving
 
 
+@pytest.mark.parametrize("spoken", ["http", "https"])
+async def test_an_upstream_of_the_wrong_scheme(
+    spoken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says how the upstream's URL has to begin, at the start and at each request."""
+    tls = self_signed(tmp_path)[0] if spoken == "https" else None
+    async with ScriptedRegistry(tls=tls) as registry:
+        other = {"http": "https", "https": "http"}[spoken]
+        async with proxy_before(f"{other}://{registry.address}") as proxy:
+            assert f"begin its URL with {spoken}://" in str(await proxy.app.endpoints.registry_trouble())
+            assert (await proxy.client.get("/v2/")).status_code == 502
+    assert f"begin its URL with {spoken}://" in caplog.text
+
+
 async def test_credentials_of_the_proxys_own_that_do_not_work(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

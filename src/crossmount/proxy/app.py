@@ -11,7 +11,7 @@ from collections.abc import Callable
 from crossmount.errors import CredentialsError, CrossmountError
 from crossmount.proxy.auth.callers import Authenticator, Caller
 from crossmount.proxy.forwarding import answer_by_forwarding
-from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable
+from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, unavailable, upstream_words
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.http.headers import check_framing
 from crossmount.proxy.http.routes import (
@@ -108,7 +108,7 @@ class App:
             await self._refuse(exchange, error)
         except CrossmountError as error:
             self.core.metrics.count_failure(name, error)
-            _log.warning("%s %s: %s", exchange.method, name, error)
+            _log.warning("%s %s: %s", exchange.method, name, upstream_words(error))
             await self._refuse(exchange, _refusal_of(error))
         finally:
             self.active -= 1

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from crossmount.errors import CrossmountError
 from crossmount.proxy.auth.callers import Authenticator
 from crossmount.proxy.event_receiver import EventReceiver
-from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError
+from crossmount.proxy.http.errors import ClientGoneError, RequestRefusedError, upstream_words
 from crossmount.proxy.http.exchange import Exchange, Message, Receive, Send
 from crossmount.proxy.http.routes import OWN_PREFIX
 from crossmount.proxy.page import Page, send_page
@@ -104,7 +104,7 @@ class OwnEndpoints:
                     return None
                 return f"{core.registry.registry} says {response.status_code} to /v2/, as no registry does"
         except CrossmountError as error:
-            return str(error)
+            return upstream_words(error)
         except TimeoutError:
             return f"{core.registry.registry} does not answer within {_READY_SECONDS:g} s"
 

@@ -4,6 +4,9 @@ import json
 from collections.abc import Sequence
 from email.utils import formatdate
 
+from crossmount.errors import CrossmountError
+from crossmount.registry.http.tls import HTTP_ADVICE, HTTPS_ADVICE
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -61,6 +64,12 @@ class OverQuotaError(RequestRefusedError):
 
 class ClientGoneError(Exception):
     """The client closed the connection, or stopped reading the answer: nobody is left to answer."""
+
+
+def upstream_words(error: CrossmountError) -> str:
+    """Return the message of a failure upstream; the scheme of an upstream's URL decides on http or https."""
+    words = str(error).replace(HTTP_ADVICE, "if that is right, begin its URL with http://")
+    return words.replace(HTTPS_ADVICE, "begin its URL with https://")
 
 
 def plain_headers(size: int, kind: bytes | None = None) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,8 @@ import ssl
 
 from crossmount._dataclass import dataclass
 
-TLS_EXPECTED = "it speaks TLS (https): leave plain http out"
+HTTPS_ADVICE = "leave plain http out"
+TLS_EXPECTED = f"it speaks TLS (https): {HTTPS_ADVICE}"
 NO_HANDSHAKE = "no answer to the TLS handshake in time"
 CERTIFICATE_WANTED = "client certificate"
 """Words of the messages about a server that wants to see a client certificate."""
