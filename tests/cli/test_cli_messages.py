@@ -101,6 +101,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, valkey_binary: Path) -> Iter
         made.registry("picky", _refusing(400, "PUT", "*/manifests/*"))
         made.registry("strict", _refusing(404, "POST"))
         made.registry("forbidden", _refusing(403, "POST"))
+        made.registry("read_only", _refusing(405, "POST"))
         made.registry("small", _refusing(413, "PATCH|PUT"))
         for name, registry, password in (
             ("wrong", "basic", "wrong one"),
@@ -178,6 +179,7 @@ CASES = [
     Case(PUSH + "{full}/a:1" + PLAIN, 1, "507", "disk is full"),
     Case(PUSH + "{picky}/a:1" + PLAIN, 1, "400", "its log may say why"),
     Case(PUSH + "{strict}/a:1" + PLAIN, 1, "404", "is the name right.*created first"),
+    Case(PUSH + "{read_only}/a:1" + PLAIN, 1, "405", "is it read-only, or a mirror"),
     Case(PUSH + "{small}/a:1" + PLAIN, 1, "413", "--chunk-size"),
     Case("copy {open}/no:1 {open}/b:1" + PLAIN, 1, "not copied: 404", "are the name and the tag right"),
     Case("copy {open}/no {open}/b --all-tags" + PLAIN, 1, "not copied: 404", "is the name right"),

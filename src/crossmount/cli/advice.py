@@ -60,6 +60,7 @@ _REGISTRY_HINTS = (
     Hint(r": 401\b", _LOGIN),
     Hint(r"/blobs/uploads/.*: 404\b", "is the name right? some registries want a repository to be created first"),
     Hint(r"/manifests/\S+: 404\b", "are the name and the tag right?"),
+    Hint(r"(?:POST|PUT|PATCH) .*: 405\b", "is it read-only, or a mirror that takes no pushes?"),
     Hint(r"/tags/list: 404\b", "is the name right?"),
     Hint(r": 429\b", "try later, or with fewer --requests and --uploads"),
     Hint(r": 507\b", "the registry's disk is full"),
