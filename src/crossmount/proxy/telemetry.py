@@ -118,7 +118,7 @@ class Metrics:
         self.upstream = upstream
         self.registry = CollectorRegistry()
         self.registry.register(
-            _CallbackCounter("crossmount_proxy_index_unserved", "Calls that went unserved.", unserved)
+            _CallbackCounter("crossmount_proxy_index_unserved", "Calls that the index did not answer.", unserved)
         )
         self.blobs = Counter("crossmount_proxy_blobs", "Blobs by outcome.", ["outcome"], registry=self.registry)
         self.blob_bytes = Counter(
@@ -146,7 +146,9 @@ class Metrics:
             "crossmount_proxy_failures", "Failures.", ["where", "cause"], registry=self.registry
         )
         self.unrecorded = Counter(
-            "crossmount_proxy_unlearnt", "Sightings dropped: the index is too slow.", registry=self.registry
+            "crossmount_proxy_unlearnt",
+            "Records that were dropped: the index is too slow.",
+            registry=self.registry,
         )
         self.sessions = Gauge("crossmount_proxy_sessions", "Uploads under way.", registry=self.registry)
         self.spool_bytes = Gauge("crossmount_proxy_spool_bytes", "Bytes on local disk.", registry=self.registry)
