@@ -57,7 +57,7 @@ def test_a_table_by_day(valkey: Server, here: Here) -> None:
     lines = here("savings", "--index", valkey.url).out.splitlines()
     assert lines[0] == "80.0 MB saved, 80 % of what would have been uploaded, about 8.0 s of uploads"
     assert "mounted          2 blobs   60.0 MB" in lines
-    assert "2 pushes, 1 failed, 1 without the index, 1.00 kB fetched from other registries" in lines
+    assert "2 pushes, 1 more failed, 1 without the index, 1.00 kB fetched from other registries" in lines
     today = datetime.now(UTC).date()
     assert lines[-1].split() == [str(today), "80.0", "MB", "80", "%", "20.0", "MB", "2"]
     assert lines[-2].split()[:4] == [str(today - timedelta(days=1)), "0", "B", "-"]

@@ -154,7 +154,7 @@ def _summary(total: Tally) -> Iterable[str]:
         ]
     )
     words = [text.count(total.pushes, "push", "pushes")]
-    words += [f"{total.pushes_failed} failed"] if total.pushes_failed else []
+    words += [f"{total.pushes_failed} more failed"] if total.pushes_failed else []
     words += [f"{total.pushes_without_index} without the index"] if total.pushes_without_index else []
     words += [f"waited {text.duration(total.seconds_waiting)}"] if total.ms_waiting else []
     words += [f"{text.size(total.bytes_fetched)} fetched from other registries"] if total.bytes_fetched else []
