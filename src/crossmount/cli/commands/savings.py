@@ -157,8 +157,9 @@ def _summary(total: Tally) -> Iterable[str]:
     words += [f"{total.pushes_failed} more failed"] if total.pushes_failed else []
     words += [f"{total.pushes_without_index} without the index"] if total.pushes_without_index else []
     words += [f"waited {text.duration(total.seconds_waiting)}"] if total.ms_waiting else []
-    words += [f"{text.size(total.bytes_fetched)} fetched from other registries"] if total.bytes_fetched else []
     yield ", ".join(words)
+    if total.bytes_fetched:
+        yield f"{text.size(total.bytes_fetched)} fetched from other registries"
 
 
 def _name(part: str) -> str:
