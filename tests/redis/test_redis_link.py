@@ -1,8 +1,9 @@
 """Calls over one link: cancelled, joined, more than connections, from several event loops, to a fake server."""
 
 import asyncio
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fakeredis
@@ -160,3 +161,25 @@ async def test_a_cancelled_call_does_not_end_those_beside_it(client: GatedClient
         await asyncio.wait([task])
         assert joined.cancelled is is_cancelled
     client.gate.release(10)
+
+
+@pytest.fixture
+def hasty_switches() -> Iterator[None]:
+    """Let the interpreter switch between threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty_switches")
+async def test_no_call_is_left_behind(client: GatedClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of many calls that cannot be sent together is made, however the threads take turns."""
+    monkeypatch.setattr(links, "THREADS", 16)
+    link = ThreadedLink(client)
+    client.gate.release(20_000)
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(20):
+            replies = await asyncio.gather(*(link.run([("ECHO", str(number))]) for number in range(1000)))
+            assert replies == [[str(number)] for number in range(1000)]
+    await link.aclose()

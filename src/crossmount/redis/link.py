@@ -14,6 +14,7 @@ import asyncio
 import copy
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -146,14 +147,13 @@ class ThreadedLink:
         self.where = client.where
         self._client = client
         self._workers = Workers(THREADS) if workers is None else workers
-        self._waiting: deque[_Run] = deque()
-        self._pid = os.getpid()
+        self._forget_waiting()
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Send all commands at once, and await their replies."""
         loop = asyncio.get_running_loop()
         if self._pid != os.getpid():  # after a fork: the waiting runs are the parent's
-            self._pid, self._waiting = os.getpid(), deque()
+            self._forget_waiting()
         run = _Run(commands, Call(loop), loop.create_future())
         self._waiting.append(run)
         self._workers.add(self._run_waiting)
@@ -163,6 +163,11 @@ class ThreadedLink:
         except asyncio.CancelledError:
             run.call.cancel()
             raise
+
+    def _forget_waiting(self) -> None:
+        self._waiting: deque[_Run] = deque()
+        self._taking = threading.Lock()
+        self._pid = os.getpid()
 
     def _run_waiting(self) -> Callable[[], object] | None:
         """Do the first waiting run, together with those behind it that fit; another thread may have done them."""
@@ -181,18 +186,22 @@ class ThreadedLink:
         return partial(first.future.get_loop().call_soon_threadsafe, _settle, runs, outcome)
 
     def _take(self) -> list[_Run]:
+        """Take the first waiting run, and those behind it that fit.
+
+        Each run that was added has a job, which takes one at least. So only one thread at a time may take, and a
+        run that does not fit never leaves the queue: its own job could come meanwhile and find none.
+        """
         runs: list[_Run] = []
-        while True:
-            try:
-                run = self._waiting.popleft()
-            except IndexError:
-                return runs
-            if run.future.done():  # cancelled
-                continue
-            if runs and not run.fits(runs):
-                self._waiting.appendleft(run)  # each run that was added has a job
-                return runs
-            runs.append(run)
+        with self._taking:
+            while self._waiting:
+                run = self._waiting[0]
+                is_cancelled = run.future.done()
+                if runs and not is_cancelled and not run.fits(runs):
+                    break
+                self._waiting.popleft()
+                if not is_cancelled:
+                    runs.append(run)
+        return runs
 
     def listener(self, on_news: Callable[[Collection[str]], None]) -> Listener | None:
         """Return a listener to messages of the servers; None if they send none.
