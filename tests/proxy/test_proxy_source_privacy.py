@@ -10,7 +10,7 @@ from crossmount.proxy.auth.callers import Agent, Caller
 from crossmount.proxy.uploads.source_privacy import OPEN_QUESTIONS, OPEN_SECONDS, PAD_SECONDS, SourcePrivacy
 from crossmount.testing import BasicAuth, Grant, RegistryOptions, ScriptedRegistry
 from support.proxies import proxy_before
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 USERS = {"ann": "a", "bob": "b"}
 READS = Grant("a/*", frozenset({"pull"}))
@@ -24,8 +24,9 @@ def _patient_answers() -> None:
     """Measure answers with the time that users get."""
 
 
-async def test_a_new_caller_mounts_from_what_it_may_read() -> None:
+async def test_a_new_caller_mounts_from_what_it_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a first push a source that the caller was never seen to read is mounted before the answer."""
+    monkeypatch.setattr("crossmount.proxy.uploads.source_privacy.PAD_SECONDS", (PATIENCE, PATIENCE))
     async with ScriptedRegistry(RegistryOptions(auth=AUTH)) as registry, proxy_before(registry.url) as proxy:
         registry.put_blob("a/base", LAYERS[0])
         await proxy.knows(Digest.of(LAYERS[0]), "a/base")
