@@ -273,6 +273,19 @@ def test_check_says_what_was_found(here: Here, tmp_path: Path) -> None:
     assert f"{file}: rule: write it as [[rule]]" in failed.err
 
 
+@pytest.mark.parametrize("key", ["authfile", "ca_file"])
+def test_check_reads_the_files_of_each_upstream(here: Here, tmp_path: Path, key: str) -> None:
+    """`proxy --check` names a file of credentials or of authorities that cannot be used, before a start does."""
+    upstream = f'[[upstream]]\nurl = "https://hub.example"\n{key} = "wrong"\n'
+    line = ("proxy", "--check", "--auth", "service", "--policy", str(write(tmp_path, upstream)))
+    for content in (None, "no such thing"):
+        if content is not None:
+            (tmp_path / "wrong").write_text(content)
+        failed = here(*line)
+        assert failed.status != 0
+        assert str(tmp_path / "wrong") in failed.err
+
+
 def test_every_line_of_the_log_is_json(shell: Shell, tmp_path: Path) -> None:
     """The banner, requests, refusals and warnings are lines of JSON with time and level, also after SIGHUP."""
     settings = callers(tmp_path, "ann")

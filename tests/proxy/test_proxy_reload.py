@@ -92,6 +92,33 @@ async def test_the_proxys_own_credentials_are_read_again(tmp_path: Path) -> None
             assert (await proxy.client.post("/v2/a/blobs/uploads/")).status_code == 202
 
 
+@pytest.mark.parametrize("wrong", ["no JSON", '{"auths": 3}', None], ids=["junk", "shape", "gone"])
+async def test_credentials_that_cannot_be_read_change_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: str | None
+) -> None:
+    """If the file of the proxy's own credentials is invalid, those read before stay in use, and callers too."""
+    auth, tokens = tmp_path / "auth.json", tmp_path / "tokens"
+    tokens.write_text("ci:a-token-of-24-characters\n")
+    headers = {"Authorization": "Bearer a-token-of-24-characters"}
+    async with ScriptedRegistry(RegistryOptions(auth=BasicAuth(users={"ann": "word"}))) as registry:
+        login = base64.b64encode(b"ann:word").decode()
+        auth.write_text(json.dumps({"auths": {registry.address: {"auth": login}}}))
+        async with proxy_before(
+            registry.url, auth="service", tokens=tokens, options=ClientOptions(authfile=auth)
+        ) as proxy:
+
+            async def status(name: str) -> int:
+                return (await proxy.client.post(f"/v2/{name}/blobs/uploads/", headers=headers)).status_code
+
+            assert await status("a") == 202
+            auth.unlink() if wrong is None else auth.write_text(wrong)
+            assert await status("b") == 202, "no file counts before a reload"
+            tokens.write_text("ci:another-token-of-24-letters\n")
+            assert not proxy.running.reloader.reload()
+            assert str(auth) in caplog.text
+            assert [await status(name) for name in "abc"] == [202, 202, 202]
+
+
 async def test_an_upstreams_own_credentials_are_watched(tmp_path: Path) -> None:
     """The file of credentials that the policy names for an upstream is read again when it changes."""
     auth, policy = tmp_path / "auth.json", tmp_path / "policy.toml"

@@ -20,9 +20,9 @@ from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.ledger import PushLedger
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.recorder import ProxyRecorder
-from crossmount.proxy.reload import Live, Prepare
+from crossmount.proxy.reload import Apply, Live, Prepare
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
-from crossmount.proxy.shared import Shared
+from crossmount.proxy.shared import Shared, check_credentials, stored_credentials
 from crossmount.proxy.telemetry import Metrics
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import CallerMounter
@@ -32,7 +32,6 @@ from crossmount.proxy.uploads.spool import SpoolFolder
 from crossmount.proxy.uploads.turns import ProxyTurns
 from crossmount.proxy.uploads.wider_tokens import WiderTokens
 from crossmount.registry.auth.challenge import Bearer, choose
-from crossmount.registry.credentials.given import credential_source
 from crossmount.registry.http import transport as http
 from crossmount.registry.http.errors import translated
 from crossmount.registry.http.location import Origin
@@ -87,7 +86,12 @@ async def assembled(
         authenticator: Authenticator
         if settings.auth == "service":
             agent = Live(lambda: _service_agent(agents, upstream))
-            reloads.append(agent.prepare)
+
+            def prepare_agent() -> Apply:
+                check_credentials(upstream)
+                return agent.prepare()
+
+            reloads.append(prepare_agent)
             names = OwnNames.of(
                 settings.host, settings.callers_url(), any_host=not shared.checks.value.callers.permits_everyone
             )
@@ -164,10 +168,7 @@ async def assembled(
 
 def _service_agent(agents: Agents, upstream: UpstreamSettings) -> Agent:
     """Return an agent that acts with the proxy's credentials; they are read again for it."""
-    options, registry = upstream.options, upstream.registry
-    stored = credential_source(
-        options.credentials, registry=registry.registry, authfile=options.authfile, written=registry.address
-    )
+    stored = stored_credentials(upstream)
     agents.drop("service")
     return agents.get("service", lambda: stored)
 

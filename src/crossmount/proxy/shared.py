@@ -17,9 +17,13 @@ from crossmount.proxy.http.serving import check_certificate, log_index_event
 from crossmount.proxy.page import Page
 from crossmount.proxy.policy import Policy, read_policy
 from crossmount.proxy.reload import Apply, Live, Prepare
-from crossmount.proxy.settings import ProxySettings
+from crossmount.proxy.settings import ProxySettings, UpstreamSettings
 from crossmount.proxy.telemetry import Exposition
 from crossmount.proxy.tracing import Tracing
+from crossmount.registry.credentials.given import credential_source
+from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
+from crossmount.registry.http.location import Origin
+from crossmount.registry.http.transport import make_client
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -105,11 +109,35 @@ class Shared:
         return apply
 
 
+def stored_credentials(upstream: UpstreamSettings) -> CredentialSource:
+    """Return the source of the proxy's own credentials for an upstream."""
+    options, registry = upstream.options, upstream.registry
+    return credential_source(
+        options.credentials,
+        registry=registry.registry,
+        authfile=options.authfile,
+        written=registry.address,
+        lasting=True,
+    )
+
+
+def check_credentials(upstream: UpstreamSettings) -> None:
+    """Check the files of the proxy's own credentials for an upstream.
+
+    Raises:
+        CredentialsError: one cannot be used.
+    """
+    source = stored_credentials(upstream)
+    if isinstance(source, StoredCredentials):
+        source.read_files(upstream.registry.registry)
+
+
 def check_settings(settings: ProxySettings) -> list[str]:
     """Read all files that the settings name, and return lines that say what was found.
 
     Raises:
         InvalidInputError: a setting or a file is invalid.
+        CredentialsError: a file of the proxy's own credentials is.
     """
     policy, callers = _policy(settings), _callers(settings)
     check_certificate(settings.tls_cert, settings.tls_key)
@@ -117,6 +145,10 @@ def check_settings(settings: ProxySettings) -> list[str]:
     if settings.events_secret is not None:
         WebhookSecrets.read(settings.events_secret)
     upstreams = settings.upstream_list(policy)
+    for upstream in upstreams:
+        make_client(upstream.options, registry=Origin.of(upstream.url))  # reads the files of certificates
+        if settings.auth == "service":
+            check_credentials(upstream)
     lines = [f"upstream {upstream.name}: {upstream.url}" for upstream in upstreams]
     if settings.auth == "service":
         names = sorted({*callers.passwords, *callers.tokens.values()})

@@ -132,7 +132,12 @@ def bound_to(registry: str, given: AnyCredentials | None) -> AnyCredentials | No
 
 
 def credential_source(
-    given: AnyCredentials | None, *, registry: str, authfile: Path | None = None, written: str = ""
+    given: AnyCredentials | None,
+    *,
+    registry: str,
+    authfile: Path | None = None,
+    written: str = "",
+    lasting: bool = False,
 ) -> CredentialSource:
     """Return the source of credentials for one registry.
 
@@ -141,12 +146,13 @@ def credential_source(
         registry: the registry's name.
         authfile: the only credential file to read, where none are given.
         written: the registry as the user wrote it.
+        lasting: a file that cannot be used any more stays as it was read before.
 
     Raises:
         InvalidInputError: what is given is no credential.
     """
     check_credentials(given)
-    stored = StoredCredentials(authfile=authfile, written=written)
+    stored = StoredCredentials(authfile=authfile, written=written, lasting=lasting)
     if given is None:
         return stored
     if _is_source(given):

@@ -1,6 +1,7 @@
 """Credentials that docker and podman stored: in the environment, in files, and in the helpers that these name."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import stat
@@ -137,6 +138,7 @@ class StoredCredentials:
         run: the folder of logins without `XDG_RUNTIME_DIR`; by default `/run/containers/UID`.
         written: the registry as the user wrote it (with its port, say): helpers are asked for this name first.
         helper_timeout: the seconds that a helper may take.
+        lasting: a file that cannot be used any more stays as it was read before.
     """
 
     def __init__(
@@ -148,8 +150,11 @@ class StoredCredentials:
         run: Path | None = None,
         written: str = "",
         helper_timeout: float = HELPER_SECONDS,
+        lasting: bool = False,
     ) -> None:
         self._authfile = authfile
+        self._lasting = lasting
+        self._read: dict[Path, AuthFile | None] = {}
         self._env = os.environ if env is None else env
         self._home = home
         self._run = run
@@ -206,18 +211,22 @@ class StoredCredentials:
 
     async def is_at_hand(self, registry: str, name: str = "") -> bool:
         """Return whether the files have the answer; none with a helper has, and none that cannot be used."""
-        return await asyncio.to_thread(self._is_in_files, registry, name)
+        with contextlib.suppress(CredentialsError):
+            return await asyncio.to_thread(self.read_files, registry, name)
+        return False
 
-    def _is_in_files(self, registry: str, name: str) -> bool:
-        try:
-            for _, load in self._loads():
-                file = load()
-                if file is not None and file.helper(registry, self._written) is not None:
-                    return False
-                if file is not None and file.credential(registry, name, self._written) is not None:
-                    break
-        except CredentialsError:
-            return False
+    def read_files(self, registry: str, name: str = "") -> bool:
+        """Read the files as a search does, without helpers; return whether they have the answer.
+
+        Raises:
+            CredentialsError: a file cannot be used.
+        """
+        for _, load in self._loads():
+            file = load()
+            if file is not None and file.helper(registry, self._written) is not None:
+                return False
+            if file is not None and file.credential(registry, name, self._written) is not None:
+                break
         return True
 
     def _loads(self) -> Iterator[tuple[str, Callable[[], AuthFile | None]]]:
@@ -229,7 +238,16 @@ class StoredCredentials:
         if content and not any(file.required for file in files):
             yield ENV_CONTENT, partial(AuthFile.parse, content, f"{ENV_CONTENT} (environment)")
         for file in files:
-            yield str(file.path), partial(_load, file)
+            yield str(file.path), partial(self._load, file)
+
+    def _load(self, file: CredentialFile) -> AuthFile | None:
+        try:
+            self._read[file.path] = _load(file)
+        except CredentialsError as error:
+            if not self._lasting or file.path not in self._read:
+                raise
+            _log.warning("what was read before stays in use: %s", error)
+        return self._read[file.path]
 
 
 def _load(file: CredentialFile) -> AuthFile | None:
