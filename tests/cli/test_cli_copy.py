@@ -94,6 +94,15 @@ def test_one_that_fails_is_named_and_the_others_arrive(
     assert done.err.splitlines()[-1] == "crossmount: 1 of 2 images not copied"
 
 
+def test_tags_that_cannot_be_listed_are_reported_once(
+    here: Here, a: ScriptedRegistry, b: ScriptedRegistry
+) -> None:
+    """If the tags of the only repository are not listed, one line says why."""
+    done = here("copy", f"{a.address}/absent", f"{b.address}/app", "--all-tags", *OFF)
+    assert done.status == 1
+    assert [line.partition(": 404")[0] for line in done.err.splitlines()] == ["crossmount: not copied"]
+
+
 def test_the_one_that_fails_says_why_at_the_end(shell: Shell, a: ScriptedRegistry, b: ScriptedRegistry) -> None:
     """If the only image fails, the last line says which and why, the status fits, and no counts are printed."""
     b.play(Fault(method="POST", action=Reply(status=403), times=None))

@@ -117,7 +117,7 @@ def copy(
     warn_if_alone(settings)
 
     def observe(event: events.Event) -> None:
-        if not (isinstance(event, events.ImageFailed) and _is_one(jobs)):
+        if not (isinstance(event, events.ImageFailed) and _is_all(event, jobs)):
             display.observe(event)
 
     async def run() -> CopyReport:
@@ -171,9 +171,11 @@ def _jobs(places: tuple[str, ...], listed: TextIO | None, *, all_tags: bool) -> 
     return jobs
 
 
-def _is_one(jobs: list[CopyJob]) -> bool:
-    """Return whether one image goes to one repository: then the command's error says everything."""
-    return len(jobs) == 1 and len(jobs[0].dests) == 1 and not jobs[0].all_tags
+def _is_all(failed: events.ImageFailed, jobs: list[CopyJob]) -> bool:
+    """Return whether nothing else was to be copied, or no tags are known: then the command's error says it."""
+    if len(jobs) != 1 or len(jobs[0].dests) != 1:
+        return False
+    return not jobs[0].all_tags or failed.source == jobs[0].source
 
 
 def _print_report(report: CopyReport, tracker: TransferTracker, *, as_json: bool, embedded: bool) -> None:
