@@ -90,6 +90,8 @@ def test_a_reference_is_resolved_on_its_registry(here: Here) -> None:
     [
         (("r.example/UPPER",), "not a reference"),
         (("sha256:1",), "not a digest"),
+        (("822f5884f65b",), "the start of a digest: give all of it, as crossmount locate IMAGE --json prints it"),
+        (("sha256:822f5884f65b",), "the start of a digest"),
         (("oci:/nowhere",), "no such file"),
         (("r.example/a", "--for", "no registry"), "not a registry"),
     ],

@@ -11,7 +11,7 @@ import click
 
 from crossmount._parsing import byte_size
 from crossmount.cli.settings import Invocation
-from crossmount.errors import InvalidInputError
+from crossmount.errors import InvalidDigestError, InvalidInputError
 from crossmount.oci import Digest, Reference
 from crossmount.oci.reference import normalise_registry
 from crossmount.registry import ClientOptions
@@ -39,6 +39,24 @@ class Checked(click.ParamType, Generic[T]):  # type: ignore[type-arg]  # generic
             return self._make(value)
         except InvalidInputError as error:
             self.fail(str(error), param, ctx)
+
+
+def parse_digest(text: str) -> Digest:
+    """Parse a digest.
+
+    Raises:
+        InvalidDigestError: it is none, or one that was shortened for a report.
+    """
+    if is_short(text):
+        raise InvalidDigestError(
+            f"{text!r} is the start of a digest: give all of it, as crossmount locate IMAGE --json prints it"
+        )
+    return Digest(text)
+
+
+def is_short(text: str) -> bool:
+    """Return whether a text is a digest as reports show it, without or with its algorithm."""
+    return re.fullmatch(r"(?:sha(?:256|512):)?[0-9a-f]{12}", text) is not None
 
 
 class Between(click.IntRange):
@@ -105,7 +123,7 @@ class _Listen(click.ParamType[tuple[str, int]]):
 SIZE = Checked("size", read_size)
 REGISTRY = Checked("registry", normalise_registry)
 REFERENCE = Checked("reference", Reference.parse)
-DIGEST = Checked("digest", Digest)
+DIGEST = Checked("digest", parse_digest)
 LISTEN = _Listen()
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 

@@ -12,7 +12,7 @@ from crossmount.cli import output
 from crossmount.cli.access import client_options, opened_index, warn_if_alone
 from crossmount.cli.command import Command, json_option
 from crossmount.cli.event_loop import run_async
-from crossmount.cli.options import DIGEST, REFERENCE, Checked
+from crossmount.cli.options import DIGEST, REFERENCE, Checked, is_short, parse_digest
 from crossmount.cli.settings import Settings, settings_of
 from crossmount.discovery.locality import blobs_of, holders, is_layout
 from crossmount.index.must_mount import MustMountFlag, read_must_mount, set_must_mount, this_user
@@ -199,8 +199,8 @@ class BlobLocations:
 
 def _parse_target(text: str) -> Digest | Reference | str:
     """Parse a digest, an image layout or a reference."""
-    if text.startswith(("sha256:", "sha512:")):
-        return Digest(text)
+    if text.startswith(("sha256:", "sha512:")) or is_short(text):
+        return parse_digest(text)
     return text if is_layout(text) else Reference.parse(text)
 
 
