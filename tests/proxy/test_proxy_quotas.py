@@ -149,3 +149,22 @@ async def test_a_mounted_blob_is_not_refused_for_its_bytes(tmp_path: Path) -> No
         mounted = await proxy.client.put(f"{location}?digest={digest}", content=in_pieces(LARGE))
         assert (mounted.status_code, registry.mounts()) == (201, 1)
         assert (await proxy.client.post("/v2/a/blobs/uploads/")).status_code == 429
+
+
+@pytest.mark.parametrize("quota", ["uploads = 1", "bytes_per_day = 5"])
+async def test_a_mount_needs_no_quota(tmp_path: Path, quota: str) -> None:
+    """A client's own mount passes when uploads are refused; one that would become an upload leaves no session."""
+    text = f'[[rule]]\nrepositories = ["a"]\n{quota}\n'
+    async with (
+        ScriptedRegistry() as registry,
+        proxy_before(registry.url, policy=policy(tmp_path, text), spool=tmp_path / "spool") as proxy,
+    ):
+        registry.put_blob("b", DATA)
+        location = (await proxy.client.post("/v2/a/blobs/uploads/")).headers["location"]
+        await proxy.client.patch(location, content=b"12345")
+        assert (await proxy.client.post("/v2/a/blobs/uploads/")).status_code == 429
+        mounted = await proxy.client.post(f"/v2/a/blobs/uploads/?mount={DIGEST}&from=b")
+        assert mounted.status_code == 201
+        refused = await proxy.client.post(f"/v2/a/blobs/uploads/?mount={Digest.of(LARGE)}&from=b")
+        assert (refused.status_code, error_code(refused)) == (429, "TOOMANYREQUESTS")
+        await until(lambda: len(registry.open_sessions) == len(proxy.app.core.sessions) == 1)

@@ -62,8 +62,8 @@ class Permissions:
         if not rule.may_read(caller) or (method not in _READS and not rule.may_push(caller)):
             word = "read" if method in _READS else "write to"
             raise _denied(f"this proxy's policy does not let you {word} {name}")
-        if isinstance(route, UploadsRoute) and method == "POST":
-            self.charge(name, 0, 1)  # an upload in progress may finish, and its manifest may follow
+        if isinstance(route, UploadsRoute) and method == "POST" and route.mount is None:
+            self.check_bytes(name)  # an upload in progress may finish, and its manifest may follow
 
     def _check_unnamed(self, caller: str, method: str) -> None:
         """Check a request that may concern any repository: a rule for some of them applies to all."""
@@ -90,6 +90,14 @@ class Permissions:
             raise OverQuotaError(
                 f"too many uploads at once into {where}: this proxy's policy permits {rule.uploads}"
             )
+
+    def check_bytes(self, name: str) -> None:
+        """Check that an upload into a repository has bytes left.
+
+        Raises:
+            OverQuotaError: the bytes of the day are used up.
+        """
+        self.charge(name, 0, 1)
 
     def charge(self, name: str, size: int, ahead: int) -> None:
         """Count bytes that a client has sent for a repository, against the quota of the day.

@@ -34,7 +34,8 @@ async def start_upload(core: Core, exchange: Exchange, route: UploadsRoute, call
         RequestRefusedError: too many uploads are under way, or the blob may only be mounted and was not.
     """
     request = _StartRequest(core, exchange, route, caller)
-    request.check_room()
+    if route.mount is None:  # a mount needs no room, unless it becomes an upload
+        request.check_room()
     core.sessions.note_push(caller.key, route.name)
     exchange.charge = partial(core.permissions.charge, route.name)
     if route.mount is not None:
@@ -73,8 +74,9 @@ class _StartRequest:
         """Check that another upload may start.
 
         Raises:
-            RequestRefusedError: too many are in progress.
+            RequestRefusedError: too many are in progress, or the bytes of the day are used up.
         """
+        self.core.permissions.check_bytes(self.route.name)
         self.core.sessions.check_capacity(self.caller.key)
         self.core.permissions.check_uploads(self.route, self.core.sessions.uploads())
 
