@@ -5,12 +5,14 @@ import json
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import httpx
 import pytest
 
 from crossmount.oci import Digest
+from crossmount.proxy.http.exchange import Exchange
 from crossmount.testing import Fault, Reply, ScriptedRegistry
 from support.proxies import begin_upload, proxy_before
 from support.waiting import PATIENCE, until
@@ -24,6 +26,21 @@ def access_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Capture all log records, at every level."""
     caplog.set_level(logging.DEBUG)
     return caplog
+
+
+@pytest.mark.parametrize(("given", "kept"), [([b"job-7", b"other"], b"job-7"), ([b"job-7"], b"job-7"), ([], None)])
+def test_the_registry_gets_the_id_that_is_logged(given: list[bytes], kept: bytes | None) -> None:
+    """The registry gets one X-Request-ID, which the log has too, however many the client sends."""
+
+    async def nothing(*_: object) -> Any:
+        """Neither send nor receive."""
+
+    scope = {"method": "GET", "raw_path": b"/v2/", "query_string": b"", "scheme": "http"}
+    exchange = Exchange(
+        {**scope, "headers": [(b"x-request-id", value) for value in given]}, nothing, nothing, idle=1
+    )
+    assert exchange.values(b"x-request-id") == [exchange.request_id.encode()]
+    assert kept in {None, exchange.request_id.encode()}
 
 
 async def test_neither_credentials_nor_sessions_get_into_a_log(

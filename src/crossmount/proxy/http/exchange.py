@@ -74,7 +74,7 @@ class Exchange:
         self.names_unknown_upstream: bool = scope.get("crossmount.unknown_upstream", False)
         given = self.header(b"x-request-id") or ""
         self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        if given != self.request_id:  # the registry's log has it too
+        if self.values(b"x-request-id") != [self.request_id.encode()]:  # the registry's log has it too
             self.headers = [pair for pair in self.headers if pair[0] != b"x-request-id"]
             self.headers.append((b"x-request-id", self.request_id.encode()))
         self._receive = receive
