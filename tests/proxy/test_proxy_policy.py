@@ -286,6 +286,18 @@ def test_check_reads_the_files_of_each_upstream(here: Here, tmp_path: Path, key:
         assert str(tmp_path / "wrong") in failed.err
 
 
+def test_check_tries_the_folder_of_the_spool(here: Here, tmp_path: Path) -> None:
+    """`proxy --check` names a folder in which uploads cannot be spooled, and makes none."""
+    (tmp_path / "file").touch()
+    line = ("proxy", "--check", "--upstream", "https://hub.example", "--spool")
+    for wrong in (tmp_path / "file", tmp_path / "file" / "spool", Path("/proc/none")):
+        failed = here(*line, str(wrong))
+        assert failed.status == 2
+        assert f"{wrong}: uploads cannot be spooled here: " in failed.err
+    assert here(*line, str(tmp_path / "new" / "spool")).status == 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_every_line_of_the_log_is_json(shell: Shell, tmp_path: Path) -> None:
     """The banner, requests, refusals and warnings are lines of JSON with time and level, also after SIGHUP."""
     settings = callers(tmp_path, "ann")
@@ -298,6 +310,9 @@ def test_every_line_of_the_log_is_json(shell: Shell, tmp_path: Path) -> None:
             with httpx.Client(base_url=banner["url"]) as client:
                 good = client.head(f"/v2/a/blobs/{DIGEST}", auth=("ann", "ann"), headers={"X-Request-ID": "job-7"})
                 bad = client.head(f"/v2/a/blobs/{DIGEST}", auth=("ann", "wrong"), headers={"X-Request-ID": "a b"})
+                callers(tmp_path, "bob")
+                process.send_signal(signal.SIGHUP)
+                until_now(lambda: client.get("/v2/", auth=("bob", "bob")).status_code == 200)
                 settings["htpasswd"].write_text("wrong")
                 process.send_signal(signal.SIGHUP)
                 until_now(lambda: client.get("/_crossmount/healthz").status_code == 200)
@@ -314,4 +329,7 @@ def test_every_line_of_the_log_is_json(shell: Shell, tmp_path: Path) -> None:
     assert requests["job-7"]["caller"] == "ann"
     refused = requests[bad.headers["x-request-id"]]
     assert (refused["caller"], refused["status"], refused["note"]) == ("refused", 401, "refused")
-    assert [line for line in lines if "were not reloaded" in line.get("message", "") and line["level"] == "error"]
+    levels = {
+        line["message"].partition(" ")[0]: line["level"] for line in lines if "reloaded" in line.get("message", "")
+    }
+    assert levels == {"reloaded": "info", "the": "error"}

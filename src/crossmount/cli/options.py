@@ -116,7 +116,7 @@ class _Listen(click.ParamType[tuple[str, int]]):
             return value
         match = _AUTHORITY.fullmatch(value)
         if match is None or int(match["port"]) > 65535:
-            self.fail(f"{value!r} is not host:port", param, ctx)
+            self.fail(f"{value!r} is not host:port, with a port up to 65535", param, ctx)
         return match["six"] or match["host"], int(match["port"])
 
 

@@ -129,7 +129,7 @@ def library_log(verbose: int) -> Iterator[None]:
 
 
 def start_service_log(verbose: int, *, access: bool) -> None:
-    """Log a service's warnings, and its access log, as lines of JSON to standard error until the process ends."""
+    """Log a service's warnings, reloads and requests as lines of JSON to standard error until the process ends."""
     from crossmount.proxy.tracing import JsonFormatter  # noqa: PLC0415 only services need the extra
 
     handler, access_level = logging.StreamHandler(), logging.DEBUG if verbose else logging.INFO
@@ -138,6 +138,7 @@ def start_service_log(verbose: int, *, access: bool) -> None:
         ("crossmount", logging.INFO if verbose else logging.WARNING),
         ("uvicorn", logging.INFO if verbose else logging.ERROR),
         ("crossmount.proxy.access", access_level if access else logging.WARNING),
+        ("crossmount.proxy.reload", logging.INFO),  # whoever changed a file looks for it
         ("crossmount.index", logging.ERROR),  # a service reports failures of the index itself
     ):
         logging.getLogger(name).setLevel(level)

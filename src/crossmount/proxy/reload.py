@@ -74,7 +74,7 @@ class Reloader:
             return False
         for apply in ready:
             apply()
-        _log.warning("reloaded %s", ", ".join(map(str, self._files)) or "nothing: no option names a file")
+        _log.info("reloaded %s", ", ".join(map(str, self._files)) or "nothing: no option names a file")
         return True
 
     async def watch(self, seconds: float = WATCH_SECONDS) -> None:

@@ -20,6 +20,7 @@ from crossmount.proxy.reload import Apply, Live, Prepare
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
 from crossmount.proxy.telemetry import Exposition
 from crossmount.proxy.tracing import Tracing
+from crossmount.proxy.uploads.spool import check_spool
 from crossmount.registry.credentials.given import credential_source
 from crossmount.registry.credentials.lookup import CredentialSource, StoredCredentials
 from crossmount.registry.http.location import Origin
@@ -142,6 +143,8 @@ def check_settings(settings: ProxySettings) -> list[str]:
     policy, callers = _policy(settings), _callers(settings)
     check_certificate(settings.tls_cert, settings.tls_key)
     settings.callers_url()
+    if settings.spool is not None:
+        check_spool(settings.spool)
     if settings.events_secret is not None:
         WebhookSecrets.read(settings.events_secret)
     upstreams = settings.upstream_list(policy)

@@ -28,6 +28,23 @@ class _Owned:
     size: int = 0
 
 
+def check_spool(folder: Path) -> None:
+    """Check that uploads can be spooled in a folder, or in one that can be made. Nothing is left there.
+
+    Raises:
+        InvalidInputError: they cannot.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: OSError) -> InvalidInputError:
+    return InvalidInputError(f"{folder}: uploads cannot be spooled here: {error.strerror}")
+
+
 class SpoolFolder:
     """A folder for spool files, with a limit on all of them together.
 
@@ -53,7 +70,7 @@ class SpoolFolder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make().close()
         except OSError as error:
-            raise InvalidInputError(f"{folder}: uploads cannot be spooled here: {error.strerror}") from error
+            raise _unusable(folder, error) from error
 
     def open(self, owner: str) -> SpoolFile:
         """Create a spool file for a caller.
