@@ -7,7 +7,13 @@ import pytest
 
 from crossmount.proxy.http.errors import RequestRefusedError
 from crossmount.proxy.http.exchange import Exchange
-from crossmount.proxy.http.headers import answer_headers, check_framing, request_headers, rewritten_location
+from crossmount.proxy.http.headers import (
+    ClientPaths,
+    answer_headers,
+    check_framing,
+    request_headers,
+    rewritten_location,
+)
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.uploads.sessions import check_content_range
 from crossmount.registry.http.location import Origin
@@ -115,11 +121,22 @@ def test_an_answers_headers_come_back_but_for_those_of_the_connection() -> None:
         ("https://storage.test/signed?x=1", "https://storage.test/signed?x=1"),
         ("https://user:pw@registry.test/x", "https://user:pw@registry.test/x"),
         ("http://[bad", "http://[bad"),
+        ("/v2/a/\xc3\xa9#\xc3", "/v2/a/%C3%A9#\xc3"),
     ],
 )
 def test_a_location_on_the_registry_becomes_a_path(location: str, seen: str) -> None:
     """A Location on the registry becomes a path, whatever its form; one elsewhere stays as it is."""
     assert rewritten_location(location, upstream=UPSTREAM, asked=ASKED) == seen
+
+
+def test_a_namespace_comes_before_the_fragment() -> None:
+    """The `ns` that a client names goes into the query of a Location, not behind its fragment."""
+    paths = ClientPaths(namespace="hub.example:5000")
+    for location, seen in (
+        (b"/v2/a/x#y", b"/v2/a/x?ns=hub.example:5000#y"),
+        (b"/v2/a/x?n=1#y?", b"/v2/a/x?n=1&ns=hub.example:5000#y?"),
+    ):
+        assert paths.rewritten([(b"location", location)]) == [(b"location", seen)]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ _REWRITTEN_MAX = 32
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+_NO_ASCII = re.compile("[\x80-\xff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,9 @@ class ClientPaths:
             return target
         if self.prefix:
             return b"/v2/" + self.prefix + target.removeprefix(b"/v2/")
+        target, mark, fragment = target.partition(b"#")
         joint = b"&" if b"?" in target else b"?"
-        return target + joint + b"ns=" + quote(self.namespace, safe=":").encode()
+        return target + joint + b"ns=" + quote(self.namespace, safe=":").encode() + mark + fragment
 
 
 PLAIN_PATHS = ClientPaths()
@@ -200,9 +202,14 @@ def rewritten_location(location: str, *, upstream: Origin, asked: httpx.URL) -> 
 
     A URL on the registry becomes a path, which the client resolves against the proxy. A URL elsewhere, such as the
     signed URL of a storage service, stays as it is.
+
+    Args:
+        location: the header's value, a character a byte (latin-1).
+        upstream: the origin of the registry behind the proxy.
+        asked: the URL of the request.
     """
     try:
-        url = asked.join(location)
+        url = asked.join(_NO_ASCII.sub(lambda match: f"%{ord(match[0]):02X}", location))
         here = Origin.of(url)
     except (httpx.InvalidURL, ValueError):
         return location
