@@ -83,7 +83,7 @@ async def test_a_failing_registry_of_the_index_is_not_asked_again(
     options = replace(OPTIONS, ca_file=authority)
     index = MemoryMountIndex()
     async with (
-        ScriptedRegistry(RegistryOptions(latency=0.05)) as far,
+        ScriptedRegistry(RegistryOptions(latency=0.5)) as far,  # so that the other one is nearer on a busy machine
         ScriptedRegistry(tls=context) as hint,
         Registries(options) as registries,
     ):

@@ -107,7 +107,7 @@ async def test_the_origin_of_wrong_bytes_is_found(
 async def test_the_nearest_is_fetched_from(b: ScriptedRegistry, c: ScriptedRegistry, image: MadeImage) -> None:
     """A registry that only the index names is used if it answers sooner than the source."""
     index = MemoryMountIndex()
-    async with ScriptedRegistry(RegistryOptions(latency=0.1)) as far:
+    async with ScriptedRegistry(RegistryOptions(latency=0.5)) as far:
         await push(image.path, f"{far.address}/team/app:1", options=OPTIONS)
         await both_hold_it(far, b, index, image)
         far.requests.clear()

@@ -25,7 +25,6 @@ from crossmount.errors import (
     RegistryRefusedError,
     RegistryUnreachableError,
 )
-from crossmount.oci import Reference
 
 DONE, FAILED, USAGE, MUST_MOUNT, DENIED = 0, 1, 2, 3, 4
 
@@ -125,7 +124,7 @@ def _where(error: BaseException, source: object, dest: object) -> str:
     """Return the registry that failed, unless it is the only one of the transfer: the request is not shown."""
     if not isinstance(error, (RegistryUnreachableError, RegistryRefusedError, InvalidAnswerError)):
         return ""
-    named = {place.registry for place in (source, dest) if isinstance(place, Reference)}
+    named = {getattr(place, "registry", error.registry) for place in (source, dest)}  # a layout has none
     return f"at {error.registry}, " if error.registry and named != {error.registry} else ""
 
 
