@@ -29,12 +29,23 @@ class Measured:
     peak: int
 
 
+def _cpu_times() -> tuple[float, float]:
+    """Return the time that the host of a virtual machine took away, and all time, since the machine started."""
+    times = [float(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return times[7], sum(times)
+
+
+_BEGUN = _cpu_times()
+
+
 def machine() -> str:
-    """Say in one line what this ran on."""
+    """Say in one line what this ran on, and how much of it other machines on the same host took meanwhile."""
+    taken, whole = (now - before for now, before in zip(_cpu_times(), _BEGUN, strict=True))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpus = [line.partition(": ")[2] for line in lines if "model name" in line] or [platform.machine()]
-    return f"{os.cpu_count()} cores of {cpus[0]}, {memory:.0f} GiB, Python {platform.python_version()}"
+    share = f"the host took {taken / (whole or 1):.0%} of their time"
+    return f"{os.cpu_count()} cores of {cpus[0]} ({share}), {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 _MEASURE = """
