@@ -74,6 +74,7 @@ _ABOVE_UPLOADS = {
     "proxy/assembly",
     "proxy/gateway",
     "proxy/shared",
+    "proxy/files",
 }
 _ABOVE_AUTH = {"proxy/ledger", "proxy/recorder", "proxy/telemetry"}
 FORBIDDEN: dict[str, set[str]] = {

@@ -11,9 +11,9 @@ import pytest
 
 from crossmount.errors import InvalidInputError
 from crossmount.oci import Digest
+from crossmount.proxy.files import check_settings
 from crossmount.proxy.policy import Policy, Rule, UpstreamEntry, read_policy
 from crossmount.proxy.settings import ProxySettings
-from crossmount.proxy.shared import check_settings
 from crossmount.testing import ScriptedRegistry, running_registry
 from support.commands import Here, Shell
 from support.proxies import ProxyUnderTest, proxy_before

@@ -16,13 +16,14 @@ from crossmount.proxy.auth.permissions import Permissions
 from crossmount.proxy.auth.service_mode import ServiceAuthenticator
 from crossmount.proxy.auth.tokens import TokenBroker
 from crossmount.proxy.event_receiver import EventReceiver
+from crossmount.proxy.files import check_credentials, stored_credentials
 from crossmount.proxy.http.upstream import Upstream
 from crossmount.proxy.ledger import PushLedger
 from crossmount.proxy.own_endpoints import OwnEndpoints
 from crossmount.proxy.recorder import ProxyRecorder
 from crossmount.proxy.reload import Apply, Live, Prepare
 from crossmount.proxy.settings import ProxySettings, UpstreamSettings
-from crossmount.proxy.shared import Shared, check_credentials, stored_credentials
+from crossmount.proxy.shared import Shared
 from crossmount.proxy.telemetry import Metrics
 from crossmount.proxy.uploads.core import Core
 from crossmount.proxy.uploads.mounting import CallerMounter

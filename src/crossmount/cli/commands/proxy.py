@@ -24,9 +24,9 @@ from crossmount.errors import MissingExtraError
 from crossmount.index import null_index
 
 try:
+    from crossmount.proxy.files import check_settings
     from crossmount.proxy.server import RunningProxy, serve
     from crossmount.proxy.settings import MountRights, PageAccess, ProxySettings, ServerLimits
-    from crossmount.proxy.shared import check_settings
     from crossmount.proxy.tracing import exporting_provider, log_line
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"uvicorn", "httptools", "prometheus_client", "bcrypt"}:

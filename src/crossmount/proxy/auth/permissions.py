@@ -49,7 +49,6 @@ class Permissions:
 
         Raises:
             RequestRefusedError: it may not (403).
-            OverQuotaError: it would begin an upload, and the bytes of the day are used up.
         """
         if self._policy is None:
             return
@@ -62,8 +61,6 @@ class Permissions:
         if not rule.may_read(caller) or (method not in _READS and not rule.may_push(caller)):
             word = "read" if method in _READS else "write to"
             raise _denied(f"this proxy's policy does not let you {word} {name}")
-        if isinstance(route, UploadsRoute) and method == "POST" and route.mount is None:
-            self.check_bytes(name)  # an upload in progress may finish, and its manifest may follow
 
     def _check_unnamed(self, caller: str, method: str) -> None:
         """Check a request that may concern any repository: a rule for some of them applies to all."""
@@ -75,29 +72,22 @@ class Permissions:
             raise _denied("this proxy's policy lets you write to some repositories alone")
 
     def check_uploads(self, route: UploadsRoute, open_uploads: Iterable[str]) -> None:
-        """Check that another upload may start.
+        """Check that another upload may start; one in progress may finish, and its manifest may follow.
 
         Args:
             route: the request that begins it.
             open_uploads: the repositories of the uploads in progress.
 
         Raises:
-            OverQuotaError: too many are in progress.
+            OverQuotaError: too many are in progress, or the bytes of the day are used up.
         """
+        self.charge(route.name, 0, 1)
         rule = self._rule(route.name)
         if rule.uploads is not None and sum(self._rule(name) is rule for name in open_uploads) >= rule.uploads:
             where = ", ".join(rule.repositories)
             raise OverQuotaError(
                 f"too many uploads at once into {where}: this proxy's policy permits {rule.uploads}"
             )
-
-    def check_bytes(self, name: str) -> None:
-        """Check that an upload into a repository has bytes left.
-
-        Raises:
-            OverQuotaError: the bytes of the day are used up.
-        """
-        self.charge(name, 0, 1)
 
     def charge(self, name: str, size: int, ahead: int) -> None:
         """Count bytes that a client has sent for a repository, against the quota of the day.

@@ -52,7 +52,7 @@ _REWRITTEN_MAX = 32
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_NO_ASCII = re.compile("[\x80-\xff]")
+_BEYOND_ASCII = re.compile("[\x80-\xff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def rewritten_location(location: str, *, upstream: Origin, asked: httpx.URL) -> 
         asked: the URL of the request.
     """
     try:
-        url = asked.join(_NO_ASCII.sub(lambda match: f"%{ord(match[0]):02X}", location))
+        url = asked.join(_BEYOND_ASCII.sub(lambda match: f"%{ord(match[0]):02X}", location))
         here = Origin.of(url)
     except (httpx.InvalidURL, ValueError):
         return location

@@ -76,7 +76,6 @@ class _StartRequest:
         Raises:
             RequestRefusedError: too many are in progress, or the bytes of the day are used up.
         """
-        self.core.permissions.check_bytes(self.route.name)
         self.core.sessions.check_capacity(self.caller.key)
         self.core.permissions.check_uploads(self.route, self.core.sessions.uploads())
 
