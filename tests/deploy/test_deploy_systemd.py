@@ -14,6 +14,7 @@ import pytest
 from crossmount.cli.command import crossmount
 from crossmount.proxy.settings import ServerLimits
 from crossmount.testing import running_registry
+from support.commands import Shell
 from support.deployed import DEPLOY, VARIABLES, names_secret, started
 from support.programs import needs, run
 
@@ -103,6 +104,20 @@ def test_a_stop_leaves_uploads_their_time() -> None:
     """The time-out of a stop is longer than the proxy's grace can take."""
     (seconds,) = settings(FOLDER / "crossmount-proxy.service", "TimeoutStopSec")
     assert float(seconds) >= 2 * ServerLimits().grace + 5
+
+
+def test_a_reload_reaches_the_proxy(shell: Shell) -> None:
+    """`systemctl reload` lets a running proxy read its files again."""
+    (line,) = settings(FOLDER / "crossmount-proxy.service", "ExecReload")
+    with running_registry() as registry:
+        options = ("--upstream", registry.url, "--listen", "127.0.0.1:0", "--index", "redis://127.0.0.1:1")
+        with shell.start("proxy", *options) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            run(*shlex.split(line.replace("$MAINPID", str(process.pid))))
+            assert any("reloaded" in text for text in iter(process.stderr.readline, ""))
+            process.terminate()
 
 
 def test_the_proxy_starts_with_the_variables_of_the_readme(tmp_path: Path) -> None:
